@@ -1,0 +1,3 @@
+module github.com/pvelxc/pvelxc
+
+go 1.26
