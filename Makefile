@@ -1,0 +1,77 @@
+# make help lists what can be done here.
+
+SHELL := /bin/bash
+GO ?= go
+BIN := $(CURDIR)/bin
+OUT := $(CURDIR)/out
+PEERS := $(CURDIR)/integration/peers/build.sh
+INTEGRATION := $(GO) -C integration
+
+GOFLAGS_STATIC := -trimpath -ldflags "-s -w"
+CFLAGS_COMMON := -O2 -g0 -std=gnu11 -Wall -Wextra -Werror -Wformat=2 -Wshadow -Wstrict-prototypes -Wmissing-prototypes \
+	-D_FORTIFY_SOURCE=2 -D_GNU_SOURCE -fstack-protector-strong -fstack-clash-protection -ffunction-sections -fdata-sections
+LDFLAGS_COMMON := -Wl,-z,relro,-z,now,-z,noexecstack -Wl,--gc-sections -s
+
+INIT_SOURCES := $(wildcard shim/init/*.c)
+MONITOR_SOURCES := $(wildcard shim/monitor/*.c)
+C_HEADERS := $(wildcard shim/init/*.h shim/monitor/*.h)
+GO_COMMANDS := $(filter-out pvelxc-seccomp,$(notdir $(patsubst %/,%,$(dir $(wildcard cmd/*/main.go)))))
+# pvelxc-seccomp links libseccomp; everything else in Go is static.
+SECCOMP := $(patsubst cmd/%/main.go,%,$(wildcard cmd/pvelxc-seccomp/main.go))
+C_PROGRAMS := $(if $(INIT_SOURCES),$(BIN)/pvelxc-init) $(if $(MONITOR_SOURCES),$(BIN)/pvelxc-monitor)
+
+.DEFAULT_GOAL := help
+.PHONY: help deps build demo test bench lint clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+deps:
+	@dist/dev/deps.sh test
+
+build: ## build the binaries into bin/
+	@dist/dev/deps.sh build
+	@$(MAKE) --no-print-directory go c
+
+demo: ## run an OCI image as an LXC container on this machine and clean up (IMAGE=ref pulls that image)
+	@dist/dev/deps.sh run
+	@$(MAKE) --no-print-directory go c
+	@$(PEERS) containerd
+	@$(INTEGRATION) run ./cmd/demo $(if $(IMAGE),-image '$(IMAGE)')
+
+test: deps ## every test: unit, golden, short fuzz, integration against real containerd and LXC
+	@$(MAKE) --no-print-directory go c
+	@$(PEERS) containerd runc containerd-1.7 nerdctl
+	@integration/test.sh
+
+bench: deps ## measure against runc and crun; writes out/bench.json
+	@$(MAKE) --no-print-directory go c
+	@$(PEERS) containerd runc
+	@$(INTEGRATION) run ./cmd/bench
+
+lint: deps ## go vet, golangci-lint, C with all warnings as errors, shell syntax
+	@dist/dev/lint.sh
+
+clean: ## remove what make built; the built peers in out/peers stay
+	rm -rf $(BIN) dist/out $(OUT)/test $(OUT)/race
+
+.PHONY: go c $(GO_COMMANDS) $(SECCOMP)
+go: $(GO_COMMANDS) $(SECCOMP)
+c: $(C_PROGRAMS)
+
+# go build decides by itself what is out of date.
+$(GO_COMMANDS):
+	@CGO_ENABLED=0 $(GO) build $(GOFLAGS_STATIC) -o $(BIN)/ ./cmd/$@
+$(SECCOMP):
+	@CGO_ENABLED=1 $(GO) build $(GOFLAGS_STATIC) -o $(BIN)/ ./cmd/$@
+
+$(BIN)/pvelxc-init: $(INIT_SOURCES) $(C_HEADERS) Makefile
+	@mkdir -p $(BIN)
+	$(CC) $(CFLAGS_COMMON) $(CFLAGS) -static $(INIT_SOURCES) $(LDFLAGS_COMMON) -o $@
+
+$(BIN)/pvelxc-monitor: $(MONITOR_SOURCES) $(C_HEADERS) Makefile
+	@mkdir -p $(BIN)
+	$(CC) $(CFLAGS_COMMON) $(CFLAGS) -fPIE -pie $$(pkg-config --cflags lxc) $(MONITOR_SOURCES) $(LDFLAGS_COMMON) $$(pkg-config --libs lxc) -o $@
+
+# Targets vm and test-vm: Debian 13 with OpenZFS, AppArmor and cgroup v2 in an emulated machine.
+-include integration/vm/vm.mk
