@@ -1,0 +1,174 @@
+package harness
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sort"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pvelxc/pvelxc/integration/daemon"
+)
+
+// Census is what exists in the sandbox at one moment, each thing under a descriptive key.
+type Census map[string]bool
+
+// watched are the places where runtimes keep files.
+var watched = []string{"/run/pvelxc", "/run/containerd", "/run/runc", "/run/lxc", "/run/netns", "/var/lib/pvelxc", "/var/lib/lxc", "/dev/shm"}
+
+// TakeCensus lists processes, mounts, control groups, listening sockets and files.
+func TakeCensus(e *Env) Census {
+	c := make(Census)
+	c.processes()
+	c.mounts()
+	c.cgroups()
+	c.sockets()
+	tasks := "io.containerd.runtime.v2.task"
+	for _, dir := range append([]string{
+		fifoDir(), filepath.Join(e.Daemon.State(), tasks), filepath.Join(e.Daemon.Dir, "root", tasks),
+	}, watched...) {
+		c.files(dir)
+	}
+	if name, err := os.Hostname(); err == nil {
+		c["host name "+name] = true
+	}
+	return c
+}
+
+// Extra is what c has and before lacks.
+func (c Census) Extra(before Census) []string {
+	var extra []string
+	for key := range c {
+		if !before[key] {
+			extra = append(extra, key)
+		}
+	}
+	sort.Strings(extra)
+	return extra
+}
+
+func (c Census) processes() {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return
+	}
+	for _, entry := range entries {
+		if _, err := strconv.Atoi(entry.Name()); err != nil {
+			continue
+		}
+		cmdline, err := os.ReadFile(filepath.Join("/proc", entry.Name(), "cmdline"))
+		if err != nil {
+			continue
+		}
+		text := strings.TrimSpace(string(bytes.ReplaceAll(cmdline, []byte{0}, []byte{' '})))
+		if text == "" { // a zombie, or one that wiped its command line
+			status, _ := os.ReadFile(filepath.Join("/proc", entry.Name(), "stat"))
+			text = strings.TrimSpace(string(status))
+		}
+		c[fmt.Sprintf("process %s: %.160s", entry.Name(), text)] = true
+	}
+}
+
+func (c Census) mounts() {
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return
+	}
+	for line := range strings.Lines(string(data)) {
+		fields := strings.Fields(line)
+		if len(fields) > 4 {
+			c["mount "+fields[4]+" ("+fields[3]+")"] = true
+		}
+	}
+}
+
+// cgroups lists the groups that belong to this test run, on every hierarchy.
+func (c Census) cgroups() {
+	for _, group := range ownCgroups() {
+		c["cgroup "+group] = true
+	}
+}
+
+func ownCgroups() []string {
+	var found []string
+	_ = filepath.WalkDir("/sys/fs/cgroup", func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && entry.IsDir() && strings.Contains(path, Token) {
+			found = append(found, path)
+		}
+		return nil
+	})
+	return found
+}
+
+// removeCgroups removes the run's control groups, the deepest first, once its processes are gone.
+func removeCgroups() {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	_ = daemon.Poll(ctx, func() error {
+		groups := ownCgroups()
+		for i := len(groups) - 1; i >= 0; i-- {
+			_ = os.Remove(groups[i])
+		}
+		if len(groups) > 0 {
+			return errors.New("groups left")
+		}
+		return nil
+	})
+}
+
+// sockets lists listening Unix sockets, the abstract ones too: the sandbox has its own network
+// namespace, so the kernel lists just those made in it.
+func (c Census) sockets() {
+	data, err := os.ReadFile("/proc/net/unix")
+	if err != nil {
+		return
+	}
+	const listening = "00010000" // __SO_ACCEPTCON
+	for scanner := bufio.NewScanner(bytes.NewReader(data)); scanner.Scan(); {
+		fields := strings.Fields(scanner.Text())
+		if len(fields) == 8 && fields[3] == listening {
+			c["socket "+fields[7]] = true
+		}
+	}
+}
+
+func (c Census) files(dir string) {
+	_ = filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		if err == nil && path != dir {
+			c["file "+path] = true
+		}
+		return nil
+	})
+}
+
+// guard fails the test when something that was not there now is left after its clean-up.
+func (e *Env) guard(t *testing.T) {
+	t.Helper()
+	before := TakeCensus(e)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience/2)
+		defer cancel()
+		err := daemon.Poll(ctx, func() error {
+			if extra := TakeCensus(e).Extra(before); len(extra) > 0 {
+				return errors.New(strings.Join(extra, "\n"))
+			}
+			return nil
+		})
+		if err != nil {
+			t.Errorf("left behind:\n%v", err)
+		}
+		if races, _ := filepath.Glob(filepath.Join(Work, "race.*")); len(races) > 0 {
+			report, _ := os.ReadFile(races[0])
+			t.Errorf("the race detector reports:\n%s", report)
+			_ = os.Remove(races[0])
+		}
+	})
+}

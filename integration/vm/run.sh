@@ -1,0 +1,100 @@
+#!/bin/bash
+# Boots the VM that build.sh made and runs a shell command in it.
+#
+#	run.sh [-s] [-t SECONDS] [-d DIR] COMMAND...
+#
+#	-s          systemd as PID 1 (default: a tiny init, which boots in half the time)
+#	-t SECONDS  end the VM after this long (default 300)
+#	-d DIR      share DIR with the VM, read and write, as /host
+#
+# The words of COMMAND are joined and run by bash as root, standard input empty; its output comes out here and its
+# exit status is this script's. When the VM itself fails or runs out of time, the status is 125 and the
+# end of the serial console follows on standard error. The VM leaves nothing behind: its disks are thrown away, and
+# no process or mount survives this script, even kill -9.
+#
+# Environment: VM_DIR where build.sh put the VM (out/vm), VM_MEMORY (4G), VM_CPUS (2), VM_ACCEL (kvm or tcg; default:
+# kvm where the processor can virtualize).
+set -uo pipefail
+here=$(dirname "$(realpath "$0")")
+dir=$(realpath -m "${VM_DIR:-$here/../../out/vm}")
+die() { printf 'vm: %s\n' "$@" >&2; exit 125; }
+
+# The inner half, contained: start virtiofsd and QEMU in the tools tree and wait for QEMU.
+boot() { # RUN SHARE SECONDS INIT
+	local run=$1 share=$2 limit=$3 init=$4 tools=$dir/base/tools accel=${VM_ACCEL:-tcg} cpu=max
+	[ "$accel" = tcg ] && accel=tcg,thread=multi,tb-size=512 || cpu=host
+	mount --bind "$run" "$tools/mnt"
+	mount --bind "$share" "$tools/mnt/shared/host"
+	mount --rbind /dev "$tools/dev"
+	mount -t proc proc "$tools/proc"
+	mkdir -p "$tools/media/vm"
+	mount --bind "$dir" "$tools/media/vm"
+	chroot "$tools" /usr/libexec/virtiofsd --socket-path=/mnt/virtiofs.sock --shared-dir=/mnt/shared \
+		--cache=auto --sandbox=none >"$run/virtiofsd.log" 2>&1 &
+	until [ -S "$run/virtiofs.sock" ]; do
+		kill -0 $! 2>/dev/null || die "virtiofsd does not start: $(<"$run/virtiofsd.log")"
+		sleep 0.05
+	done
+	# QEMU makes its standard output non-blocking; the pipe keeps that from everyone else's.
+	timeout "$limit" chroot "$tools" qemu-system-x86_64 -nodefaults -no-user-config -display none -no-reboot -nic none \
+		-accel "$accel" -cpu "$cpu" -smp "${VM_CPUS:-2}" -m "${VM_MEMORY:-4G}" \
+		-machine q35,memory-backend=mem -object "memory-backend-memfd,id=mem,size=${VM_MEMORY:-4G},share=on" \
+		-kernel /media/vm/base/vmlinux -initrd /media/vm/image/initrd.cpio \
+		-append "console=ttyS0 quiet panic=-1 net.ifnames=0 mitigations=off apparmor=1 security=apparmor tsc=reliable \
+random.trust_cpu=on systemd.show_status=0 $init" \
+		-serial file:/mnt/serial.log \
+		-drive file=/media/vm/image/root.img,format=raw,if=virtio,cache=unsafe,snapshot=on \
+		-drive file=/media/vm/image/data.img,format=raw,if=virtio,cache=unsafe,snapshot=on \
+		-chardev socket,id=fs,path=/mnt/virtiofs.sock -device vhost-user-fs-pci,chardev=fs,tag=run \
+		-device virtio-serial-pci \
+		-chardev stdio,id=output,signal=off -device virtserialport,chardev=output,name=output \
+		-chardev file,id=status,path=/mnt/status -device virtserialport,chardev=status,name=status \
+		-device virtio-rng-pci </dev/null 2>"$run/qemu.log" | cat
+	return "${PIPESTATUS[0]}"
+}
+if [ "${1:-}" = --contained ]; then
+	shift
+	boot "$@"
+	exit
+fi
+
+init=vminit=/usr/local/sbin/vm-init limit=300 share=
+while getopts st:d: o; do
+	case $o in
+	s) init= ;;
+	t) limit=$OPTARG ;;
+	d) share=$(realpath -e "$OPTARG") || die "cannot share $OPTARG" ;;
+	*) sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+	esac
+done
+shift $((OPTIND - 1))
+[ $# -gt 0 ] || die "no command given" "usage: run.sh [-s] [-t SECONDS] [-d DIR] COMMAND..."
+[ "$(id -u)" = 0 ] || die "running the VM needs root: QEMU runs in a tree of its own"
+[ -f "$dir/image.stamp" ] || die "there is no VM in $dir" "hint: make vm"
+
+# Nested or half-working virtualization shows a /dev/kvm that cannot run this guest; the flag tells.
+if [ -z "${VM_ACCEL:-}" ]; then
+	export VM_ACCEL=tcg
+	if [ -w /dev/kvm ] && grep -qwE 'vmx|svm' /proc/cpuinfo; then VM_ACCEL=kvm; fi
+fi
+
+# Held while the VM runs: build.sh waits before it replaces the files under it.
+exec 9>>"$dir/lock"
+flock -s 9
+run=$(mktemp -d "${TMPDIR:-/tmp}/vm.XXXXXX") || exit 125
+trap 'rm -rf "$run"' EXIT
+trap 'kill "$vm" 2>/dev/null; wait "$vm"; exit 143' HUP INT TERM
+mkdir -p "$run/shared/host" "$run/empty"
+printf '%s\n' "$*" >"$run/shared/command"
+"$here/contain" "$0" --contained "$run" "${share:-$run/empty}" "$limit" "$init" &
+vm=$!
+wait "$vm"
+ended=$?
+status=$(cat "$run/status" 2>/dev/null)
+[ -z "$status" ] || exit "$status"
+if [ "$ended" = 124 ]; then
+	why="the command did not end within $limit s"
+else
+	why="the VM ended without the command's exit status (QEMU: $ended)"
+fi
+die "$why; end of the serial console:" "$(tail -n 40 "$run/serial.log" "$run/qemu.log" 2>/dev/null)"
