@@ -10,6 +10,7 @@
 #
 # build.sh calls it inside a private mount namespace, under its lock, with an empty DIR.
 set -euo pipefail
+export LC_ALL=C
 out=$(realpath "${1:?usage: base.sh DIR}")
 start=$SECONDS
 say() { echo "vm: $((SECONDS - start)) s: $*"; }
@@ -77,7 +78,7 @@ kv=$(echo linux-headers-*-cloud-amd64)
 kv=${kv#linux-headers-}
 mkdir -p "$1/fetch"
 chroot "$1" sh -c "cd /fetch && apt-get download -q zfs-dkms linux-image-$kv"
-chroot "$1" sh -c "for deb in /fetch/*.deb; do dpkg-deb -x \$deb /fetch/x; done; ln -s /fetch/x/usr/src/zfs-* /zfs"
+chroot "$1" sh -c "for deb in /fetch/*.deb; do dpkg-deb -x \$deb /fetch/x; done"
 H
 cat >"$out/install-optional" <<H
 #!/bin/sh
@@ -97,9 +98,10 @@ trees=$!
 
 compile=$out/compile
 kv=$(ls "$compile/fetch/x/usr/lib/modules")
+zfs=$(cd "$compile" && echo fetch/x/usr/src/zfs-*)
 mount -t proc proc "$compile/proc"
 in_compile() { # LOG COMMAND: run a command line in the ZFS source tree
-	chroot "$compile" sh -ec "cd /zfs/. && $2" >"$out/$1" 2>&1 ||
+	chroot "$compile" sh -ec "cd /$zfs && $2" >"$out/$1" 2>&1 ||
 		{ kill "$trees" 2>/dev/null; die "ZFS does not compile; last lines of $1:" "$(tail -n 20 "$out/$1")"; }
 }
 in_compile configure.log "./configure --disable-dependency-tracking --prefix=/usr --with-config=kernel --with-qat= \
@@ -113,7 +115,7 @@ umount "$compile/proc"
 modules=$compile/fetch/x/usr/lib/modules/$kv
 rm -f "$modules/build" "$modules/source"
 mkdir "$modules/updates"
-cp "$compile"/zfs/module/{spl,zfs}.ko "$modules/updates/"
+cp "$compile/$zfs"/module/{spl,zfs}.ko "$modules/updates/"
 
 wait "$trees" || die "a tree is missing: see above"
 

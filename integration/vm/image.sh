@@ -37,11 +37,11 @@ off=(getty@tty1 serial-getty@hvc0 serial-getty@ttyS0 ldconfig systemd-hwdb-updat
 	lxc-net lxc lxc-monitord containerd zfs-volume-wait zfs-share
 	apt-daily apt-daily-upgrade e2scrub_reap dpkg-db-backup)
 timers=(apt-daily apt-daily-upgrade dpkg-db-backup fstrim e2scrub_all systemd-tmpfiles-clean)
-systemctl() { chroot "$guest" systemctl -q "$@"; }
-systemctl enable vm-network.service vm-run.service
-systemctl mask "${off[@]/%/.service}" "${timers[@]/%/.timer}"
-mkdir -p "$guest/etc/systemd/system-generators"
+units=$guest/etc/systemd/system
+for u in "${off[@]/%/.service}" "${timers[@]/%/.timer}"; do ln -sf /dev/null "$units/$u"; done
+mkdir -p "$units/multi-user.target.wants" "$guest/etc/systemd/system-generators"
 ln -sf /dev/null "$guest/etc/systemd/system-generators/systemd-ssh-generator"
+for u in vm-network vm-run; do ln -sf "../$u.service" "$units/multi-user.target.wants/"; done
 
 initrd=$out/initrd
 mkdir -p "$initrd"/{bin,dev,new}
@@ -49,6 +49,7 @@ cp "$here/initrd/init" "$initrd/init"
 cp "$guest/usr/bin/busybox" "$initrd/bin/"
 cp "$guest"/usr/lib/modules/*/kernel/drivers/block/virtio_blk.ko "$initrd/"
 
+mount -t proc proc "$base/tools/proc"
 mount --bind "$out" "$base/tools/mnt"
 chroot "$base/tools" sh -euc '
 	cd /mnt
@@ -58,5 +59,5 @@ chroot "$base/tools" sh -euc '
 	# On a whole disk, and without udev, zpool waits in vain for the partition that it makes.
 	truncate -s 8G data.img
 	echo "start=2048, type=bf" | sfdisk -q data.img'
-umount "$base/tools/mnt"
+umount "$base/tools/mnt" "$base/tools/proc"
 rm -rf "$guest" "$initrd"

@@ -35,7 +35,10 @@ boot() { # RUN SHARE SECONDS INIT
 		kill -0 $! 2>/dev/null || die "virtiofsd does not start: $(<"$run/virtiofsd.log")"
 		sleep 0.05
 	done
-	# QEMU makes its standard output non-blocking; the pipe keeps that from everyone else's.
+	# Not QEMU's own standard output: QEMU makes its files non-blocking, and that one is others' too.
+	mkfifo "$run/output"
+	cat "$run/output" &
+	local output=$!
 	timeout "$limit" chroot "$tools" qemu-system-x86_64 -nodefaults -no-user-config -display none -no-reboot -nic none \
 		-accel "$accel" -cpu "$cpu" -smp "${VM_CPUS:-2}" -m "${VM_MEMORY:-4G}" \
 		-machine q35,memory-backend=mem -object "memory-backend-memfd,id=mem,size=${VM_MEMORY:-4G},share=on" \
@@ -47,10 +50,14 @@ random.trust_cpu=on systemd.show_status=0 $init" \
 		-drive file=/media/vm/image/data.img,format=raw,if=virtio,cache=unsafe,snapshot=on \
 		-chardev socket,id=fs,path=/mnt/virtiofs.sock -device vhost-user-fs-pci,chardev=fs,tag=run \
 		-device virtio-serial-pci \
-		-chardev stdio,id=output,signal=off -device virtserialport,chardev=output,name=output \
+		-chardev file,id=output,path=/mnt/output -device virtserialport,chardev=output,name=output \
 		-chardev file,id=status,path=/mnt/status -device virtserialport,chardev=status,name=status \
-		-device virtio-rng-pci </dev/null 2>"$run/qemu.log" | cat
-	return "${PIPESTATUS[0]}"
+		-device virtio-rng-pci </dev/null >"$run/qemu.log" 2>&1
+	local ended=$?
+	# No writer, no end of file: when QEMU never opened it, this opens it instead.
+	: <>"$run/output"
+	wait "$output"
+	return "$ended"
 }
 if [ "${1:-}" = --contained ]; then
 	shift
