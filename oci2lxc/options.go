@@ -39,6 +39,9 @@ type Options struct {
 	// Unprivileged puts the container into a user namespace with this map when the
 	// specification has none; nil leaves the specification as it is.
 	Unprivileged *IDMap
+	// JoinedIDMap is the map of the user namespace that the specification joins by
+	// path, as /proc/PID/uid_map and gid_map have it; nil when it joins none.
+	JoinedIDMap *IDMap
 	// NoNewKeyring leaves the session keyring of the shim (runc's Options.NoNewKeyring).
 	NoNewKeyring bool
 	// Signals: HaltSignal is what a graceful stop by lxc-stop or pct sends, for

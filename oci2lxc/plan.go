@@ -152,6 +152,9 @@ type Mount struct {
 	// IDMap with no mappings means: as the container's user namespace.
 	IDMap          *IDMap
 	IDMapRecursive bool
+	// Transient says that PID 1 unmounts it before the user's process starts: /proc,
+	// where the specification has none.
+	Transient bool
 	// TmpCopyUp copies what Destination held into a new tmpfs before it is mounted.
 	TmpCopyUp bool
 }
@@ -263,7 +266,8 @@ type Cgroup struct {
 	// Monitor is where liblxc puts the monitor, Pivot where it parks itself while it
 	// removes Monitor. Both have fixed parents of our own.
 	Monitor, Pivot string
-	// Resources is validated; nil when nothing is limited. The device list includes
-	// the default devices that every container may use, in order.
+	// Resources is validated, and never nil: fields that have no effect on this host
+	// are left out. The device list is in order, the later rule wins; it ends with the
+	// default devices that every container may use. A device without a rule is denied.
 	Resources *specs.LinuxResources
 }
