@@ -25,22 +25,13 @@ var procFiles = map[string]bool{
 
 // mounts converts the mounts, in their order (config.md#mounts).
 func (c *converter) mounts() {
-	proc := false
 	for i, m := range c.spec.Mounts {
 		mount, ok := c.mount(fmt.Sprintf("mounts[%d]", i), m)
 		if !ok {
 			continue
 		}
 		mount.Index = i
-		proc = proc || mount.Destination == "/proc"
 		c.plan.Mounts = append(c.plan.Mounts, mount)
-	}
-	if !proc {
-		// PID 1 is executed through /proc/self/fd, and sets sysctls and LSM labels there.
-		m := Mount{Kind: MountNew, Index: -1, Destination: "/proc", Source: "proc", FSType: "proc",
-			AttrSet: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC, Propagation: unix.MS_PRIVATE, Transient: true}
-		c.hostTree(&m)
-		c.plan.Mounts = append([]Mount{m}, c.plan.Mounts...)
 	}
 }
 

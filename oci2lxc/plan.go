@@ -121,8 +121,8 @@ type FSParam struct {
 	Flag  bool
 }
 
-// Mount is one entry of the specification's mounts, or one that the conversion
-// adds (Index -1).
+// Mount is one entry of the specification's mounts. Where none is at /proc, the hook
+// mounts one all the same, for PID 1, who unmounts it before the process starts.
 type Mount struct {
 	Kind MountKind
 	// Index is the place in spec.Mounts, for error messages.
@@ -152,9 +152,6 @@ type Mount struct {
 	// IDMap with no mappings means: as the container's user namespace.
 	IDMap          *IDMap
 	IDMapRecursive bool
-	// Transient says that PID 1 unmounts it before the user's process starts: /proc,
-	// where the specification has none.
-	Transient bool
 	// TmpCopyUp copies what Destination held into a new tmpfs before it is mounted.
 	TmpCopyUp bool
 }
