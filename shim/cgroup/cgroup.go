@@ -4,10 +4,13 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"syscall"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
 
 	"github.com/containerd/errdefs"
-	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/pvelxc/pvelxc/oci2lxc"
 )
@@ -15,78 +18,89 @@ import (
 // Group is the cgroups of one container. Its methods may be called from several
 // goroutines.
 type Group struct {
-	mode   oci2lxc.CgroupMode
-	config oci2lxc.Cgroup
+	mode        oci2lxc.CgroupMode
+	config      oci2lxc.Cgroup
+	hierarchies []hierarchy
+
+	// writing serializes Apply, Update, Freeze, Thaw, Kill and Signal: two writers
+	// of limits would interleave their files, and a thaw after a signal must not
+	// undo somebody's freeze.
+	writing sync.Mutex
+	// cancelFreeze ends a Freeze that waits, so that Kill never waits for a process
+	// that will not stop.
+	cancelFreeze atomic.Pointer[context.CancelCauseFunc]
+
+	watchesMu sync.Mutex
+	// watches are the stop functions of running OOM watches, guarded by watchesMu.
+	watches map[*watch]func()
 }
 
-// Mode says which of the three layouts the host has.
-func Mode() oci2lxc.CgroupMode { return oci2lxc.CgroupHybrid }
-
-// Open returns the Group that c describes. It touches nothing: the cgroups need
-// not exist yet, and may exist already (after a crash of the shim).
+// Open returns the Group that c describes on a host with the given layout. It
+// touches nothing: the cgroups need not exist yet, and may exist already (after a
+// crash of the shim). A path that is not strictly below the cgroup root unwraps to
+// errdefs.ErrInvalidArgument.
 func Open(mode oci2lxc.CgroupMode, c oci2lxc.Cgroup) (*Group, error) {
-	return &Group{mode: mode, config: c}, nil
+	for _, p := range []string{c.Path, c.Monitor, c.Pivot} {
+		if !filepath.IsLocal(p) || filepath.Clean(p) != p || p == "." || strings.ContainsAny(p, "\x00\n") {
+			return nil, fmt.Errorf("cgroup path %q must be clean and below the cgroup root: %w", p, errdefs.ErrInvalidArgument)
+		}
+	}
+	if c.Systemd && (c.Slice == "" || !strings.HasSuffix(c.Scope, ".scope")) {
+		return nil, fmt.Errorf("systemd cgroup needs a slice and a scope, have %q and %q: %w", c.Slice, c.Scope, errdefs.ErrInvalidArgument)
+	}
+	if c.Systemd && mode != oci2lxc.CgroupUnified {
+		return nil, fmt.Errorf("the systemd cgroup driver needs cgroup v2 (hint: set SystemdCgroup = false, or boot with systemd.unified_cgroup_hierarchy=1): %w", errdefs.ErrNotImplemented)
+	}
+	h, err := hierarchies(mode)
+	if err != nil {
+		return nil, err
+	}
+	return &Group{mode: mode, config: c, hierarchies: h, watches: map[*watch]func(){}}, nil
 }
 
-var errUnfinished = fmt.Errorf("cgroup: %w", errdefs.ErrNotImplemented)
-
-// Prepare makes the parents of the container's and the monitor's groups.
-func (g *Group) Prepare(ctx context.Context) error { return errUnfinished }
-
-// PrepareScope asks systemd for the scope, with monitorPid as its only process,
-// before liblxc starts. Without the systemd driver it does nothing.
-func (g *Group) PrepareScope(ctx context.Context, monitorPid int) error { return errUnfinished }
-
-// Apply sets the limits of the container's leaf, while its init is parked.
-func (g *Group) Apply(ctx context.Context) error { return errUnfinished }
-
-// Update changes the limits that r sets and leaves the others as they are.
-func (g *Group) Update(ctx context.Context, r *specs.LinuxResources) error { return errUnfinished }
-
-// Freeze stops every process of the container, and returns when all have stopped.
-func (g *Group) Freeze(ctx context.Context) error { return errUnfinished }
-
-// Thaw lets the processes run again.
-func (g *Group) Thaw(ctx context.Context) error { return errUnfinished }
-
-// Frozen says whether the container is frozen, or about to be.
-func (g *Group) Frozen() (bool, error) { return false, errUnfinished }
-
-// Kill sends SIGKILL to every process of the container, also to a frozen one. It
-// does not wait for their end.
-func (g *Group) Kill(ctx context.Context) error { return errUnfinished }
-
-// Signal sends sig to every process of the container.
-func (g *Group) Signal(ctx context.Context, sig syscall.Signal) error { return errUnfinished }
-
-// Pids lists the processes of the container, those in child cgroups included.
-func (g *Group) Pids() ([]int, error) { return nil, errUnfinished }
-
-// Stats returns a *stats.Metrics of containerd's cgroup1 or cgroup2.
-func (g *Group) Stats() (any, error) { return nil, errUnfinished }
-
-// OOM calls fn for each time that the kernel killed a process of the container
-// for want of memory, until ctx ends or the cgroup is gone. It returns as soon as
-// the watch stands; an event after that is not missed.
-func (g *Group) OOM(ctx context.Context, fn func()) error { return errUnfinished }
-
-// Remove takes the container's and the monitor's groups away; what does not exist
-// is no error.
-func (g *Group) Remove(ctx context.Context) error { return errUnfinished }
-
-// Exists says whether the container's leaf exists.
-func (g *Group) Exists() bool { return false }
-
-// Entry opens what an exec needs to enter the cgroups that process pid is in now:
-// on v2 and hybrid hosts the v2 directory (for CLONE_INTO_CGROUP), on v1 and
-// hybrid hosts also the cgroup.procs file of each hierarchy. dir is nil on a
-// legacy host. The caller closes all of them.
-func (g *Group) Entry(pid int) (dir *os.File, v1 []*os.File, err error) {
-	return nil, nil, errUnfinished
+// Exists says whether the container's leaf exists in any hierarchy.
+func (g *Group) Exists() bool {
+	return slices.ContainsFunc(g.hierarchies, func(h hierarchy) bool { return isDir(h.dir(g.config.Path)) })
 }
 
-// Controllers gives, for each hierarchy of the host, the path on the host of the
-// cgroup that process pid is in, for the cgroup mount inside the container. The
-// key is the hierarchy's name below /sys/fs/cgroup ("cpu,cpuacct", "systemd",
-// "unified"); on a v2 host it is the empty string, alone.
-func (g *Group) Controllers(pid int) (map[string]string, error) { return nil, errUnfinished }
+func isDir(path string) bool {
+	info, err := os.Lstat(path)
+	return err == nil && info.IsDir()
+}
+
+// unified is the leaf's v2 directory; empty when there is none.
+func (g *Group) unified() string {
+	for _, h := range g.hierarchies {
+		if dir := h.dir(g.config.Path); h.v2 && isDir(dir) {
+			return dir
+		}
+	}
+	return ""
+}
+
+// v1 is the leaf's directory in the v1 hierarchy of a controller; empty when the
+// hierarchy or the directory does not exist.
+func (g *Group) v1(controller string) string {
+	for _, h := range g.hierarchies {
+		if dir := h.dir(g.config.Path); !h.v2 && slices.Contains(h.controllers, controller) && isDir(dir) {
+			return dir
+		}
+	}
+	return ""
+}
+
+// members is the directory whose processes are the container's: on v1 hosts the
+// freezer's, since Freeze and Kill must speak of the same processes.
+func (g *Group) members() string {
+	if g.mode != oci2lxc.CgroupUnified {
+		if dir := g.v1("freezer"); dir != "" {
+			return dir
+		}
+		for _, h := range g.hierarchies {
+			if dir := h.dir(g.config.Path); isDir(dir) {
+				return dir
+			}
+		}
+	}
+	return g.unified()
+}
