@@ -37,7 +37,7 @@ disabled_plugins = [%s]
 [ttrpc]
   address = %q
 [debug]
-  level = "debug"
+  level = "info"
 [plugins."io.containerd.gc.v1.scheduler"]
   startup_delay = "1h"
 `

@@ -244,9 +244,8 @@ func (c *Container) Remove() error {
 	} else if !errdefs.IsNotFound(err) {
 		failed = fmt.Errorf("look for the task: %w", err)
 	}
-	if c.Task != nil && c.Task.IO() != nil {
-		c.Task.IO().Cancel()
-		_ = c.Task.IO().Close()
+	if c.Task != nil {
+		release(c.Task.IO())
 	}
 	if err := c.Container.Delete(ctx, containerd.WithSnapshotCleanup); err != nil && !errdefs.IsNotFound(err) {
 		failed = errors.Join(failed, fmt.Errorf("delete the container: %w", err))

@@ -93,7 +93,7 @@ func newEnv(t *testing.T, r Runtime, d *daemon.Daemon) *Env {
 	e.prepare(t)
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("containerd's log ends with:\n%s", d.LogTail(40))
+			t.Logf("containerd's log ends with:\n%s", d.LogTail(15))
 		}
 	})
 	return e

@@ -2,22 +2,29 @@ package harness
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	apievents "github.com/containerd/containerd/api/events"
 	"github.com/containerd/containerd/api/types/runc/options"
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/events"
 	"github.com/containerd/typeurl/v2"
+
+	"github.com/pvelxc/pvelxc/integration/daemon"
 )
 
 // Recorder keeps the events of an environment's namespace, in the order of their arrival.
 type Recorder struct {
+	runtime Runtime
+
 	mu   sync.Mutex
-	seen []recorded
+	seen []recorded // guarded by mu
 }
 
 type recorded struct {
@@ -32,7 +39,7 @@ func (e *Env) Record(t testing.TB) *Recorder {
 	ctx, cancel := context.WithCancel(e.Context)
 	t.Cleanup(cancel)
 	incoming, errs := e.Daemon.Client.Subscribe(ctx, fmt.Sprintf("namespace==%s", e.Namespace))
-	r := &Recorder{}
+	r := &Recorder{runtime: e.Runtime}
 	go func() {
 		for {
 			select {
@@ -133,6 +140,28 @@ func (r *Recorder) Await(t testing.TB, id, line string) []string {
 		return fmt.Errorf("events so far: %q", lines)
 	})
 	return lines
+}
+
+// Deleted waits for the container's delete event and returns all its events. runc's shim sometimes
+// ends before it has sent its last events; containerd then sends its own, late or twice. So for the
+// reference the delete is put where it belongs and counts once.
+func (r *Recorder) Deleted(t testing.TB, id string) []string {
+	t.Helper()
+	if r.runtime != Runc {
+		return r.Await(t, id, "delete")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	var lines []string
+	_ = daemon.Poll(ctx, func() error {
+		lines = r.Of(id)
+		if !slices.Contains(lines, "delete") {
+			return errors.New("no delete yet")
+		}
+		return nil
+	})
+	lines = slices.DeleteFunc(lines, func(l string) bool { return l == "delete" })
+	return append(slices.Compact(lines), "delete")
 }
 
 // execIDs decodes what the task service says about each process.

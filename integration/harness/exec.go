@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/pkg/cio"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -55,6 +56,7 @@ func (c *Container) NewExec(t testing.TB, stdin io.Reader, args []string, opts .
 		t.Fatalf("exec %q: %v", args, err)
 	}
 	p.Process = process
+	t.Cleanup(func() { release(process.IO()) })
 	if p.exited, err = process.Wait(c.env.Context); err != nil {
 		t.Fatalf("wait for the exec of %q: %v", args, err)
 	}
@@ -74,6 +76,14 @@ func (c *Container) ProcessSpec(t testing.TB, args []string, opts ...ExecOption)
 		o(&process)
 	}
 	return &process
+}
+
+// release ends the client's side of a process's streams, its FIFOs included.
+func release(streams cio.IO) {
+	if streams != nil {
+		streams.Cancel()
+		_ = streams.Close()
+	}
 }
 
 // Wait returns how the process ended, with all its output.
@@ -101,3 +111,6 @@ func (c *Container) Pids(t testing.TB, ctx context.Context) map[uint32]string {
 	}
 	return execIDs(t, infos)
 }
+
+// Exited yields the status when the process ends.
+func (p *Process) Exited() <-chan containerd.ExitStatus { return p.exited }

@@ -1,0 +1,83 @@
+#!/bin/bash
+# Runs the suites in the VM: suites/*.sh in one boot, then suites/systemd/*.sh in one with systemd as PID 1.
+#
+#	test.sh [NAME...]    only the suites with these names, such as 10-platform or systemd/10-platform
+#
+# The VM gets bin/, the built peers, and the tests of the packages listed in the file packages. Logs go to
+# out/vm/results/. The last line counts checks (TAP) and tests (go test -v); the status is 0 when nothing failed and every suite
+# reported something. VM_TEST_LIMIT: seconds for each boot (default 1800).
+set -euo pipefail
+here=$(dirname "$(realpath "$0")")
+repo=$(realpath "$here/../..")
+vm=${VM_DIR:-$repo/out/vm}
+die() { printf 'vm: %s\n' "$@" >&2; exit 1; }
+
+[ -f "$vm/image.stamp" ] || die "there is no VM in $vm" "hint: make vm"
+exec 8>"$vm/test.lock"
+flock -n 8 || die "another test run of this VM is going on"
+
+share=$vm/share
+rm -rf "$share" "$vm/results"
+mkdir -p "$share"/{bin,peers,go,results,suites/systemd}
+cp -r "$here/guest" "$share/"
+[ ! -d "$repo/bin" ] || cp -rT "$repo/bin" "$share/bin"
+for peer in "$repo"/out/peers/*/; do
+	if [ -e "$peer/.done" ]; then cp -r "$peer" "$share/peers/"; fi
+done
+
+wanted=" $* "
+for suite in "$here"/suites/*.sh "$here"/suites/systemd/*.sh; do
+	name=${suite#"$here/suites/"}
+	if [ $# = 0 ] || [[ $wanted = *" ${name%.sh} "* ]]; then cp "$suite" "$share/suites/$name"; fi
+done
+selected=$(cd "$share/suites" && find . -name '*.sh')
+[ -n "$selected" ] || die "no suite is named $*"
+
+while read -r package kind; do
+	[[ -n $package && $package != \#* ]] || continue
+	target=$share/go/$package
+	mkdir -p "$target"
+	static=()
+	[ "$kind" != static ] || static=(CGO_ENABLED=0)
+	env "${static[@]}" go test -C "$repo/$package" -c -o "$target/$(basename "$package").test" . ||
+		die "the tests of $package do not compile"
+	[ ! -d "$repo/$package/testdata" ] || cp -r "$repo/$package/testdata" "$target/"
+done <"$here/packages"
+
+# A boot that fails shows as suites without a status.
+run() { # PREFIX DIR [OPTION...]: boot once for the suites of DIR, if any
+	local prefix=$1 dir=$2
+	shift 2
+	compgen -G "$share/$dir/*.sh" >/dev/null || return 0
+	"$here/run.sh" "$@" -t "${VM_TEST_LIMIT:-1800}" -d "$share" "/host/guest/run-suites /host/$dir $prefix" ||
+		echo "vm: the VM failed: status $?" >&2
+}
+run '' suites
+run systemd- suites/systemd -s
+mv "$share/results" "$vm/results"
+
+passed=0 failed=0 skipped=0
+for suite in $(sort <<<"$selected"); do
+	name=${suite#./}
+	name=${name%.sh}
+	log=$vm/results/${name/\//-}.log
+	status=$(cat "${log%.log}.status" 2>/dev/null || echo none)
+	touch "$log"
+	s=$(grep -cE '^ok .*# SKIP|^ *--- SKIP: ' "$log" || :)
+	p=$(grep -E '^ok |^ *--- PASS: ' "$log" | grep -cv '# SKIP' || :)
+	f=$(grep -cE '^not ok |^ *--- FAIL: ' "$log" || :)
+	case $status in
+	none) why="did not finish" ;;
+	0) if ((p + s + f == 0)); then why="reported nothing"; else why=; fi ;;
+	*) if ((f == 0)); then why="exited with status $status"; else why=; fi ;;
+	esac
+	if [ -n "$why" ]; then f=$((f + 1)); fi
+	grep -hE '^ok .*# SKIP|^ *--- SKIP: ' "$log" | sed "s|^ *|$name: |" || :
+	if ((f > 0)); then
+		echo "$name: FAILED${why:+: it $why}; see ${log#"$repo/"}"
+		grep -B 20 -A 30 -E '^not ok |^ *--- FAIL: ' "$log" | head -n 100 || tail -n 30 "$log"
+	fi
+	passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+done
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$failed" = 0 ]
