@@ -1,0 +1,74 @@
+package task
+
+import (
+	"fmt"
+	"sync"
+
+	"github.com/containerd/errdefs"
+)
+
+// registry holds the containers of this shim. Its lock is never held across a call to a container, so State answers while another
+// container, or the same one, is busy.
+type registry struct {
+	mu         sync.Mutex
+	containers map[string]Container // nil: reserved, being created
+	closed     bool
+}
+
+// reserve takes an id for a container about to be created.
+func (r *registry) reserve(id string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return fmt.Errorf("create container %s: the shim is shutting down: %w", id, errdefs.ErrUnavailable)
+	}
+	if _, ok := r.containers[id]; ok {
+		return fmt.Errorf("create container %s: %w", id, errdefs.ErrAlreadyExists)
+	}
+	if r.containers == nil {
+		r.containers = map[string]Container{}
+	}
+	r.containers[id] = nil
+	return nil
+}
+
+// fill makes a reserved container known.
+func (r *registry) fill(id string, c Container) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.containers[id] = c
+}
+
+// remove forgets a container or a reservation.
+func (r *registry) remove(id string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.containers, id)
+}
+
+// get finds a container. One that is still being created is not there yet.
+func (r *registry) get(id string) (Container, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if c := r.containers[id]; c != nil {
+		return c, nil
+	}
+	return nil, fmt.Errorf("container %s: %w", id, errdefs.ErrNotFound)
+}
+
+// closeIfEmpty ends the registry when it has neither containers nor reservations. It reports whether it is closed.
+func (r *registry) closeIfEmpty() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.containers) == 0 {
+		r.closed = true
+	}
+	return r.closed
+}
+
+// isClosed reports whether the shim is on its way out.
+func (r *registry) isClosed() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.closed
+}
