@@ -56,7 +56,7 @@ func (c *converter) config() {
 		add("lxc.apparmor.profile", "unconfined") // PID 1 sets the real one, for the exec
 	}
 	add("lxc.hook.version", "1")
-	add("lxc.hook.mount", "exec "+c.opts.InitPath+" hook 3") // liblxc gives this line to /bin/sh -c
+	add("lxc.hook.mount", c.opts.InitPath+" hook 3") // liblxc runs it by /bin/sh -c "exec ...": no exec of our own
 	// A failing hook keeps liblxc from starting the container again when PID 1 dies
 	// of SIGHUP or calls reboot(2), both of which it takes for a reboot.
 	add("lxc.hook.post-stop", "/bin/false")

@@ -1,0 +1,331 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/containerd/containerd/api/events"
+	"github.com/containerd/containerd/api/types"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/pvelxc/pvelxc/oci2lxc"
+	"github.com/pvelxc/pvelxc/shim/cgroup"
+	"github.com/pvelxc/pvelxc/shim/program"
+)
+
+// cleanupTimeout bounds work that must be done whatever became of the request
+// that caused it.
+const cleanupTimeout = 30 * time.Second
+
+// drainTimeout bounds how long a delete waits for a slow reader of the output.
+const drainTimeout = 10 * time.Second
+
+// cleanupContext outlives its request: what it is for must not be left half done.
+func cleanupContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+}
+
+// Config is what a container is created from.
+type Config struct {
+	// ID is unique in Namespace, which is containerd's.
+	ID, Namespace string
+	// Bundle is the absolute path of the OCI bundle.
+	Bundle string
+	// Rootfs are the snapshotter's mounts; none when the bundle holds the root itself.
+	Rootfs []*types.Mount
+	Stdio  Stdio
+	// Checkpoint is the path of a checkpoint to restore; refused where not empty.
+	Checkpoint string
+	// Options are the runtime options as containerd sent them; nil for none.
+	Options *anypb.Any
+	// Events takes the events of the container and its processes, in order. It must
+	// not block.
+	Events func(event any)
+}
+
+// Container is one container.
+type Container struct {
+	id, namespace, bundle string
+	settings              Settings
+	dirs                  dirs
+	spec                  *specs.Spec
+	plan                  *oci2lxc.Plan
+	group                 *cgroup.Group
+	filter                *program.Seccomp
+	notify                bool
+	emit                  func(any)
+	init                  *Process
+	monitor               *monitor
+	program               *program.Program // PID 1's
+	stopOOM               context.CancelFunc
+	log                   *log.Entry
+
+	// state and its file are written by create alone, then read only.
+	state state
+
+	mu      sync.Mutex // guards what follows
+	execs   map[string]*Process
+	specs   map[string]*specs.Process // of execs that were not started
+	deleted bool
+}
+
+// ID is the container's id.
+func (c *Container) ID() string { return c.id }
+
+// Pid is the init's process id in the shim's PID namespace.
+func (c *Container) Pid() int { return c.init.State().Pid }
+
+// Process finds a process; the empty exec id is the init.
+func (c *Container) Process(execID string) (*Process, error) {
+	if execID == "" {
+		return c.init, nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p, ok := c.execs[execID]
+	if !ok {
+		return nil, fmt.Errorf("exec %s of container %s: %w", execID, c.id, errdefs.ErrNotFound)
+	}
+	return p, nil
+}
+
+// Kill signals a process, or with all every process of the container.
+func (c *Container) Kill(ctx context.Context, execID string, sig syscall.Signal, all bool) error {
+	p, err := c.Process(execID)
+	if err != nil {
+		return err
+	}
+	if !all || execID != "" {
+		if err := p.signal(sig); err != nil {
+			return err
+		}
+		return c.thawKilled(ctx, sig)
+	}
+	if c.init.State().Status == StatusStopped {
+		return fmt.Errorf("%s: process already finished: %w", c.init, errdefs.ErrNotFound)
+	}
+	if sig == syscall.SIGKILL {
+		err = c.group.Kill(ctx)
+	} else {
+		err = c.group.Signal(ctx, sig)
+	}
+	if err != nil {
+		return fmt.Errorf("signal all of container %s: %w", c.id, err)
+	}
+	return c.thawKilled(ctx, sig)
+}
+
+// thawKilled lets a SIGKILL to a paused container take effect: a frozen process
+// of cgroup v1 dies when it is thawed, and not before.
+func (c *Container) thawKilled(ctx context.Context, sig syscall.Signal) error {
+	if sig != syscall.SIGKILL || c.init.State().Status != StatusPaused {
+		return nil
+	}
+	if err := c.group.Thaw(ctx); err != nil {
+		return fmt.Errorf("thaw container %s: %w", c.id, err)
+	}
+	return nil
+}
+
+// Pause freezes all processes of the container.
+func (c *Container) Pause(ctx context.Context) error {
+	if s := c.init.State().Status; s != StatusRunning {
+		return fmt.Errorf("pause container %s: it is %s: %w", c.id, s, errdefs.ErrFailedPrecondition)
+	}
+	if err := c.group.Freeze(ctx); err != nil {
+		return fmt.Errorf("pause container %s: %w", c.id, err)
+	}
+	c.init.setPaused(true, func() { c.emit(&events.TaskPaused{ContainerID: c.id}) })
+	return nil
+}
+
+// Resume thaws what Pause froze.
+func (c *Container) Resume(ctx context.Context) error {
+	if s := c.init.State().Status; s != StatusPaused {
+		return fmt.Errorf("resume container %s: it is %s: %w", c.id, s, errdefs.ErrFailedPrecondition)
+	}
+	if err := c.group.Thaw(ctx); err != nil {
+		return fmt.Errorf("resume container %s: %w", c.id, err)
+	}
+	c.init.setPaused(false, func() { c.emit(&events.TaskResumed{ContainerID: c.id}) })
+	return nil
+}
+
+func (p *Process) setPaused(paused bool, emit func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.paused = paused
+	emit()
+}
+
+// Update changes limits; a field that r leaves unset stays as it is.
+func (c *Container) Update(ctx context.Context, r *specs.LinuxResources) error {
+	checked, warnings, err := oci2lxc.ConvertResources(r, c.options())
+	if err != nil {
+		return fmt.Errorf("update container %s: %w", c.id, err)
+	}
+	c.warn(warnings)
+	if err := c.group.Update(ctx, checked); err != nil {
+		return fmt.Errorf("update container %s: %w", c.id, err)
+	}
+	return nil
+}
+
+// Stats returns containerd's metrics of the host's cgroup version.
+func (c *Container) Stats(context.Context) (any, error) {
+	m, err := c.group.Stats()
+	if err != nil {
+		return nil, fmt.Errorf("stats of container %s: %w", c.id, err)
+	}
+	return m, nil
+}
+
+// Pids lists the container's processes, those in child cgroups included.
+func (c *Container) Pids(context.Context) ([]ProcessInfo, error) {
+	pids, err := c.group.Pids()
+	if err != nil {
+		return nil, fmt.Errorf("processes of container %s: %w", c.id, err)
+	}
+	c.mu.Lock()
+	execs := slices.Collect(maps.Values(c.execs))
+	c.mu.Unlock()
+	ids := make(map[int]string, len(execs))
+	for _, p := range execs {
+		if s := p.State(); s.Status == StatusRunning {
+			ids[s.Pid] = s.ExecID
+		}
+	}
+	infos := make([]ProcessInfo, len(pids))
+	for i, pid := range pids {
+		infos[i] = ProcessInfo{Pid: pid, ExecID: ids[pid]}
+	}
+	return infos, nil
+}
+
+// Checkpoint is not to be had: liblxc's CRIU support wants the container's mounts
+// described in its config, and here they are made by the mount hook.
+func (c *Container) Checkpoint(context.Context, string, *anypb.Any) error {
+	return fmt.Errorf("checkpoint container %s: %w", c.id, errdefs.ErrNotImplemented)
+}
+
+// Delete removes a process that has ended, or one that never started.
+func (c *Container) Delete(ctx context.Context, execID string) (Exit, error) {
+	p, err := c.Process(execID)
+	if err != nil {
+		return Exit{}, err
+	}
+	if execID != "" {
+		return c.deleteExec(ctx, p)
+	}
+	switch s := p.State().Status; s {
+	case StatusStopped:
+	case StatusCreated:
+		if err := c.Kill(ctx, "", syscall.SIGKILL, true); err != nil && !errdefs.IsNotFound(err) {
+			return Exit{}, err
+		}
+		if _, err := p.Wait(ctx); err != nil {
+			return Exit{}, err
+		}
+	default:
+		return Exit{}, fmt.Errorf("delete container %s: it is %s: %w", c.id, s, errdefs.ErrFailedPrecondition)
+	}
+	c.mu.Lock()
+	again := c.deleted
+	c.deleted = true
+	c.mu.Unlock()
+	if again {
+		return Exit{}, fmt.Errorf("container %s: %w", c.id, errdefs.ErrNotFound)
+	}
+	c.closeStreams(ctx, p)
+	ctx, cancel := cleanupContext(ctx)
+	defer cancel()
+	if err := c.destroy(ctx); err != nil {
+		c.mu.Lock()
+		c.deleted = false // a repeat may succeed
+		c.mu.Unlock()
+		return Exit{}, fmt.Errorf("delete container %s: %w", c.id, err)
+	}
+	exit := p.State().Exit
+	c.emit(deleteEvent(c.id, "", exit))
+	return exit, nil
+}
+
+// closeStreams lets the readers have what is still in the pipes, then ends the streams.
+func (c *Container) closeStreams(ctx context.Context, p *Process) {
+	streams := p.stdio()
+	if streams == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
+	defer cancel()
+	if err := streams.Drain(ctx); err != nil {
+		c.log.WithField("exec_id", p.execID).WithError(err).Warn("output was cut off")
+	}
+	streams.Close()
+}
+
+// warn logs fields that have no effect.
+func (c *Container) warn(warnings []oci2lxc.Warning) {
+	for _, w := range warnings {
+		c.log.WithField("field", w.Field).Warn(w.Reason)
+	}
+}
+
+// watch waits for the end of the container and tells it, after that of the last exec.
+func (c *Container) watch() {
+	<-c.monitor.gone
+	at := c.monitor.exit.At
+	status, killed := c.monitor.status()
+	ctx, cancel := cleanupContext(context.Background())
+	defer cancel()
+	// Where the PID namespace is not the container's own, its other processes live
+	// on; where the monitor was killed, all of them may (engine: parent-death
+	// signals do not reach every process).
+	if killed || namespaceMode(c.plan, specs.PIDNamespace) != oci2lxc.NamespaceNew {
+		if err := c.group.Kill(ctx); err != nil && !errors.Is(err, errdefs.ErrNotFound) {
+			c.log.WithError(err).Warn("kill what the container left behind")
+		}
+	}
+	c.stopOOM()
+	c.waitExecs(ctx)
+	c.init.starting.Lock()
+	defer c.init.starting.Unlock()
+	c.init.setExited(Exit{Status: status, At: at}, func(e Exit) { c.emit(exitEvent(c.id, c.id, e)) })
+}
+
+// waitExecs waits for the end of all execs that run.
+func (c *Container) waitExecs(ctx context.Context) {
+	c.mu.Lock()
+	execs := slices.Collect(maps.Values(c.execs))
+	c.mu.Unlock()
+	for _, p := range execs {
+		p.starting.Lock()
+		running := p.State().Status == StatusRunning
+		p.starting.Unlock()
+		if !running {
+			continue
+		}
+		if _, err := p.Wait(ctx); err != nil {
+			c.log.WithField("exec_id", p.execID).WithError(err).Warn("an exec outlives its container")
+		}
+	}
+}
+
+// namespaceMode says where a namespace of the plan comes from.
+func namespaceMode(p *oci2lxc.Plan, t specs.LinuxNamespaceType) oci2lxc.NamespaceMode {
+	for _, ns := range p.Namespaces {
+		if ns.Type == t {
+			return ns.Mode
+		}
+	}
+	return oci2lxc.NamespaceHost
+}

@@ -1,0 +1,144 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/pvelxc/pvelxc/shim/cgroup"
+)
+
+// CleanupConfig names a container whose shim is gone.
+type CleanupConfig struct {
+	ID, Namespace, Bundle string
+}
+
+// Cleanup takes a container away by force, from its state file: the work of the
+// shim's `delete` command. It returns the exit status that the monitor left
+// behind, or 137 where there is none. It is idempotent.
+func Cleanup(ctx context.Context, cfg CleanupConfig) (Exit, error) {
+	d := dirsOf(DefaultRoot, cfg.Namespace, cfg.ID)
+	exit := Exit{Status: 128 + uint32(unix.SIGKILL), At: time.Now()}
+	st, err := readState(d.state())
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		// Killed before anything was made but perhaps the rootfs, or cleaned up already.
+		return exit, errors.Join(unmountRootfs(filepath.Join(cfg.Bundle, "rootfs")), d.remove())
+	case err != nil:
+		return exit, err
+	}
+	if st.Init != nil {
+		exit.Pid = st.Init.Pid
+	}
+	group, err := cgroup.Open(st.CgroupMode, st.Cgroup)
+	if err != nil {
+		return exit, fmt.Errorf("clean up container %s: %w", cfg.ID, err)
+	}
+	if status, ok := readExit(d.exit()); ok {
+		exit.Status = status
+	}
+	if err := takeAway(ctx, st, d, group); err != nil {
+		return exit, fmt.Errorf("clean up container %s: %w", cfg.ID, err)
+	}
+	return exit, nil
+}
+
+// destroy is takeAway for a container of this shim.
+func (c *Container) destroy(ctx context.Context) error {
+	if c.stopOOM != nil {
+		c.stopOOM()
+	}
+	if err := takeAway(ctx, &c.state, c.dirs, c.group); err != nil {
+		return err
+	}
+	if c.monitor != nil {
+		<-c.monitor.gone
+		c.monitor.close()
+	}
+	return nil
+}
+
+// takeAway ends what is left of a container and removes all that was made for it.
+// Every step is tried whatever became of the others, and may find its work done.
+// The state file goes last: as long as it is there, a repeat is possible.
+func takeAway(ctx context.Context, st *state, d dirs, group *cgroup.Group) error {
+	var errs []error
+	if err := group.Kill(ctx); err != nil && !errdefs.IsNotFound(err) {
+		errs = append(errs, err)
+	}
+	for _, ref := range []*procRef{st.Init, st.Monitor} {
+		if err := ref.end(ctx); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if err := group.Remove(ctx); err != nil {
+		errs = append(errs, err)
+	}
+	if st.Rootfs != "" {
+		if err := unmountRootfs(st.Rootfs); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	// A poststop hook that fails changes nothing (runtime.md, lifecycle, step 12).
+	stopped := &specs.State{Version: specs.Version, ID: st.ID, Status: specs.StateStopped, Bundle: st.Bundle, Annotations: st.Annotations}
+	for _, h := range st.Poststop {
+		if err := runHooks(ctx, "poststop", []specs.Hook{h}, stopped); err != nil {
+			log.G(ctx).WithField("id", st.ID).WithError(err).Warn("a poststop hook failed")
+		}
+	}
+	st.Poststop = nil // once
+	return d.remove()
+}
+
+// end kills the process and waits until it is gone. A recycled pid is left alone.
+func (r *procRef) end(ctx context.Context) error {
+	if r == nil {
+		return nil
+	}
+	fd, err := unix.PidfdOpen(r.Pid, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open process %d: %w", r.Pid, err)
+	}
+	defer unix.Close(fd)
+	// Only now, with the pid pinned, does its start time prove anything.
+	start, err := startTime(r.Pid)
+	if err != nil || start != r.StartTime {
+		return nil
+	}
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("kill process %d: %w", r.Pid, err)
+	}
+	return waitPidfd(ctx, fd, r.Pid)
+}
+
+// waitPidfd waits until the process has ended; it need not be a child.
+func waitPidfd(ctx context.Context, fd, pid int) error {
+	for {
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("process %d does not end: %w", pid, context.Cause(ctx))
+		}
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		const slice = 100 // ms, after which ctx is looked at
+		n, err := unix.Poll(fds, slice)
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("wait for process %d: %w", pid, err)
+		}
+		if n > 0 {
+			return nil
+		}
+	}
+}

@@ -1,0 +1,54 @@
+package container
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/pvelxc/pvelxc/oci2lxc"
+)
+
+// DefaultRoot is where running containers keep their state; it is on a tmpfs, so
+// a host reboot leaves nothing behind.
+const DefaultRoot = "/run/pvelxc"
+
+// Settings are the administrator's choices for one container.
+type Settings struct {
+	// Root is the state directory; lxcpath of unregistered containers is
+	// Root/lxc/<namespace>.
+	Root string
+	// InitPath and MonitorPath are the C programs beside the shim.
+	InitPath, MonitorPath string
+	// SystemdCgroup asks for systemd scopes whatever the cgroups path looks like.
+	SystemdCgroup bool
+	// NoNewKeyring leaves processes in the shim's session keyring.
+	NoNewKeyring bool
+	// Unprivileged puts containers that have no user namespace of their own into
+	// one; nil leaves them in the host's.
+	Unprivileged *oci2lxc.IDMap
+	// IOUID and IOGID own the pipes of the containers' stdio.
+	IOUID, IOGID uint32
+	// LogLevel is liblxc's ("WARN"); its log is Root/lxc/<namespace>/<id>/lxc.log.
+	LogLevel string
+}
+
+// DefaultSettings finds the C programs beside the running executable.
+func DefaultSettings() (Settings, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return Settings{}, fmt.Errorf("find the shim's own path: %w", err)
+	}
+	dir := filepath.Dir(self)
+	s := Settings{
+		Root:        DefaultRoot,
+		InitPath:    filepath.Join(dir, "pvelxc-init"),
+		MonitorPath: filepath.Join(dir, "pvelxc-monitor"),
+		LogLevel:    "WARN",
+	}
+	for _, p := range []string{s.InitPath, s.MonitorPath} {
+		if _, err := os.Stat(p); err != nil {
+			return Settings{}, fmt.Errorf("%w (hint: pvelxc-init and pvelxc-monitor belong beside %s)", err, self)
+		}
+	}
+	return s, nil
+}

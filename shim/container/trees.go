@@ -1,0 +1,162 @@
+package container
+
+import (
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/pvelxc/pvelxc/oci2lxc"
+	"github.com/pvelxc/pvelxc/shim/mounttree"
+)
+
+// files is a set of descriptors that live and die together.
+type files []*os.File
+
+func (f files) close() {
+	for _, file := range f {
+		_ = file.Close()
+	}
+}
+
+// openTrees makes the detached mounts that the plan's mounts need from the host,
+// by index into plan.Mounts. They are complete: attributes, id map and propagation
+// are set, because the mount hook only moves them.
+func openTrees(plan *oci2lxc.Plan) (_ map[int]*os.File, err error) {
+	trees := make(map[int]*os.File)
+	defer func() {
+		if err != nil {
+			for _, t := range trees {
+				_ = t.Close()
+			}
+		}
+	}()
+	for i, m := range plan.Mounts {
+		tree, err := openTree(m, plan.IDMap)
+		if err != nil {
+			return nil, fmt.Errorf("mount %s (mounts[%d]): %w", m.Destination, m.Index, err)
+		}
+		if tree != nil {
+			trees[i] = tree
+		}
+	}
+	return trees, nil
+}
+
+// openTree makes the detached mount of one MountTree or MountHostFS; other kinds
+// need none.
+func openTree(m oci2lxc.Mount, containerMap *oci2lxc.IDMap) (tree *os.File, err error) {
+	switch m.Kind {
+	case oci2lxc.MountTree:
+		tree, err = mounttree.Clone(m.Source, m.Recursive)
+	case oci2lxc.MountHostFS:
+		params := make([]mounttree.Param, len(m.Params))
+		for i, p := range m.Params {
+			params[i] = mounttree.Param{Key: p.Key, Value: p.Value, Flag: p.Flag}
+		}
+		tree, err = mounttree.New(m.FSType, m.Source, params, m.AttrSet)
+	default:
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := setTreeAttrs(tree, m, containerMap); err != nil {
+		_ = tree.Close()
+		return nil, err
+	}
+	return tree, nil
+}
+
+// setTreeAttrs applies what the mount wants for itself, then what it wants for all
+// mounts below, then the propagation: a clone is a peer of the host's mount until
+// something else is said.
+func setTreeAttrs(tree *os.File, m oci2lxc.Mount, containerMap *oci2lxc.IDMap) error {
+	own := mounttree.Attr{Set: m.AttrSet, Clear: m.AttrClear}
+	if m.IDMap != nil {
+		ids := m.IDMap
+		if len(ids.UIDs) == 0 && len(ids.GIDs) == 0 {
+			ids = containerMap
+		}
+		if ids == nil {
+			return fmt.Errorf("idmap without mappings needs a user namespace of the container's own")
+		}
+		userns, err := openUserNS(ids)
+		if err != nil {
+			return err
+		}
+		defer userns.Close()
+		if err := mounttree.SetAttr(tree, mounttree.Attr{UserNS: userns, Recursive: m.IDMapRecursive}); err != nil {
+			return err
+		}
+	}
+	if err := mounttree.SetAttr(tree, own); err != nil {
+		return err
+	}
+	below := mounttree.Attr{Set: m.RecAttrSet, Clear: m.RecAttrClear, Recursive: true}
+	if err := mounttree.SetAttr(tree, below); err != nil {
+		return err
+	}
+	return mounttree.SetAttr(tree, mounttree.Attr{Propagation: m.Propagation, Recursive: m.PropagationRecursive})
+}
+
+// openUserNS makes a user namespace that has the given map and no process.
+func openUserNS(m *oci2lxc.IDMap) (*os.File, error) {
+	f, err := mount.GetUsernsFD(mapText(m.UIDs), mapText(m.GIDs))
+	if err != nil {
+		return nil, fmt.Errorf("make user namespace for id map: %w", err)
+	}
+	return f, nil
+}
+
+// mapText writes mappings as containerd does: container:host:size, comma-separated.
+func mapText(ids []specs.LinuxIDMapping) string {
+	parts := make([]string, len(ids))
+	for i, id := range ids {
+		parts[i] = fmt.Sprintf("%d:%d:%d", id.ContainerID, id.HostID, id.Size)
+	}
+	return strings.Join(parts, ",")
+}
+
+// openDeviceTrees makes detached mounts of the host's device nodes, for user
+// namespaces, where mknod(2) is refused. The node must be what the plan says: a
+// path on the host proves nothing.
+func openDeviceTrees(plan *oci2lxc.Plan) (_ map[string]*os.File, err error) {
+	if plan.IDMap == nil {
+		return nil, nil
+	}
+	trees := make(map[string]*os.File)
+	defer func() {
+		if err != nil {
+			for _, t := range trees {
+				_ = t.Close()
+			}
+		}
+	}()
+	for _, d := range plan.Devices {
+		if d.Type == 'p' {
+			continue
+		}
+		tree, err := mounttree.Clone(d.Path, false)
+		if err != nil {
+			return nil, fmt.Errorf("device %s: %w (hint: in a user namespace only devices that exist on the host can be given)", d.Path, err)
+		}
+		trees[d.Path] = tree
+		var st unix.Stat_t
+		if err := unix.Fstat(int(tree.Fd()), &st); err != nil {
+			return nil, fmt.Errorf("device %s: %w", d.Path, err)
+		}
+		kind := map[byte]uint32{'c': unix.S_IFCHR, 'b': unix.S_IFBLK}[d.Type]
+		if st.Mode&unix.S_IFMT != kind || int64(unix.Major(st.Rdev)) != d.Major || int64(unix.Minor(st.Rdev)) != d.Minor {
+			return nil, fmt.Errorf("device %s: the host's is %d:%d and not the %c %d:%d asked for",
+				d.Path, unix.Major(st.Rdev), unix.Minor(st.Rdev), d.Type, d.Major, d.Minor)
+		}
+		if err := mounttree.SetAttr(tree, mounttree.Attr{Propagation: unix.MS_PRIVATE}); err != nil {
+			return nil, fmt.Errorf("device %s: %w", d.Path, err)
+		}
+	}
+	return trees, nil
+}
