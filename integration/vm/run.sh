@@ -93,7 +93,7 @@ trap 'rm -rf "$run"' EXIT
 trap 'kill "$vm" 2>/dev/null; wait "$vm"; exit 143' HUP INT TERM
 mkdir -p "$run/shared/host" "$run/empty"
 printf '%s\n' "$*" >"$run/shared/command"
-"$here/contain" "$0" --contained "$run" "${share:-$run/empty}" "$limit" "$init" &
+setpriv --pdeathsig KILL "$here/contain" "$0" --contained "$run" "${share:-$run/empty}" "$limit" "$init" &
 vm=$!
 wait "$vm"
 ended=$?

@@ -18,6 +18,9 @@ flock -n 8 || die "another test run of this VM is going on"
 
 share=$vm/share
 rm -rf "$share" "$vm/results"
+booted=
+trap 'rm -rf "$share"' EXIT
+trap '[ -z "$booted" ] || kill "$booted" 2>/dev/null; wait; exit 143' HUP INT TERM
 mkdir -p "$share"/{bin,peers,go,results,suites/systemd}
 cp -r "$here/guest" "$share/"
 [ ! -d "$repo/bin" ] || cp -rT "$repo/bin" "$share/bin"
@@ -49,8 +52,10 @@ run() { # PREFIX DIR [OPTION...]: boot once for the suites of DIR, if any
 	local prefix=$1 dir=$2
 	shift 2
 	compgen -G "$share/$dir/*.sh" >/dev/null || return 0
-	"$here/run.sh" "$@" -t "${VM_TEST_LIMIT:-1800}" -d "$share" "/host/guest/run-suites /host/$dir $prefix" ||
-		echo "vm: the VM failed: status $?" >&2
+	setpriv --pdeathsig TERM "$here/run.sh" "$@" -t "${VM_TEST_LIMIT:-1800}" -d "$share" \
+		"/host/guest/run-suites /host/$dir $prefix" &
+	booted=$!
+	wait "$booted" || echo "vm: the VM failed: status $?" >&2
 }
 run '' suites
 run systemd- suites/systemd -s
@@ -75,7 +80,9 @@ for suite in $(sort <<<"$selected"); do
 	grep -hE '^ok .*# SKIP|^ *--- SKIP: ' "$log" | sed "s|^ *|$name: |" || :
 	if ((f > 0)); then
 		echo "$name: FAILED${why:+: it $why}; see ${log#"$repo/"}"
-		grep -B 20 -A 30 -E '^not ok |^ *--- FAIL: ' "$log" | head -n 100 || tail -n 30 "$log"
+		awk '/^not ok /{show = 1} /^ok /{show = 0} show' "$log" | head -n 100
+		grep -B 20 -E '^ *--- FAIL: |^panic: ' "$log" | head -n 200 || :
+		[ -z "$why" ] || tail -n 20 "$log"
 	fi
 	passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
 done

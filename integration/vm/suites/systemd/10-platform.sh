@@ -42,7 +42,7 @@ updated() {
 }
 
 out_of_memory() {
-	! systemd-run --wait --unit platform-oom.service -p MemoryMax=32M tail -c 256M /dev/zero
+	! systemd-run --wait --unit platform-oom.service -p MemoryMax=32M tail /dev/zero
 	[ "$(systemctl show -P Result platform-oom.service)" = oom-kill ]
 	systemctl reset-failed platform-oom.service
 }
