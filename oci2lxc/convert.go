@@ -234,7 +234,7 @@ func (c *converter) quotable(field, p string) bool {
 		return false
 	}
 	if !cleanAbs(p) {
-		c.invalid(field, "", "%.80q… is too long for a path", p)
+		c.invalid(field, "", "%.80q is not an absolute path of less than 4096 bytes", p)
 		return false
 	}
 	return true

@@ -221,9 +221,8 @@ func (c *converter) mountIDMap(field string, m specs.Mount, opts mountOptions, o
 		return
 	}
 	if given {
-		if !c.checkIDs(field+".uidMappings", m.UIDMappings) || !c.checkIDs(field+".gidMappings", m.GIDMappings) {
-			return
-		}
+		c.checkIDs(field+".uidMappings", m.UIDMappings)
+		c.checkIDs(field+".gidMappings", m.GIDMappings)
 	} else if !c.has(specs.UserNamespace) {
 		c.invalid(field+".options", "add uidMappings and gidMappings, or a user namespace", "idmap without mappings, in a container without a user namespace")
 		return

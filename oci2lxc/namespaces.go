@@ -113,7 +113,9 @@ func (c *converter) idMap() {
 			given, field = joined, "options.JoinedIDMap"
 		}
 	}
-	if c.checkIDs(field, given.UIDs) && c.checkIDs(strings.Replace(field, "uid", "gid", 1), given.GIDs) {
+	uids := c.checkIDs(field, given.UIDs)
+	gids := c.checkIDs(strings.Replace(field, "uid", "gid", 1), given.GIDs)
+	if uids && gids {
 		c.plan.IDMap = given
 	}
 }
@@ -122,7 +124,7 @@ func (c *converter) idMap() {
 // lines, no overlap on either side, no id beyond 32 bits, one page of text.
 func (c *converter) checkIDs(field string, ids []specs.LinuxIDMapping) bool {
 	if len(ids) == 0 {
-		c.invalid(field, "", "a user namespace needs uid and gid mappings")
+		c.invalid(field, "", "empty: uid and gid mappings are both needed")
 		return false
 	}
 	if n := len(strings.Join(idMapLines("u", ids), "\n")); len(ids) > 340 || n > maxIDMapText {

@@ -87,10 +87,8 @@ func (c *converter) syscall(field string, call specs.LinuxSyscall) {
 		switch {
 		case name == "":
 			c.invalid(fmt.Sprintf("%s.names[%d]", field, i), "", "empty")
-		case name == "write" && call.Action == specs.ActNotify:
-			c.invalid(fmt.Sprintf("%s.names[%d]", field, i), "", "write cannot be notified: PID 1 needs it to hand over the listener")
-		case name == "sendmsg" && call.Action == specs.ActNotify:
-			c.invalid(fmt.Sprintf("%s.names[%d]", field, i), "", "sendmsg cannot be notified: PID 1 needs it to hand over the listener")
+		case (name == "write" || name == "sendmsg") && call.Action == specs.ActNotify:
+			c.unsupported(fmt.Sprintf("%s.names[%d]", field, i), "", "%s cannot be notified: PID 1 needs it to hand over the listener", name)
 		default:
 			c.text(fmt.Sprintf("%s.names[%d]", field, i), name)
 		}
