@@ -30,25 +30,25 @@ static int below(const char *path, const char *dir)
  * /sys must be exactly there, and nothing else may be mounted inside of /proc. */
 static int open_destination(const char *dest, int directory, int *made)
 {
-	int fd = pvx_make(dest, directory, made), strict;
+	int fd = pvx_make(dest, directory, made);
 	struct statfs fs;
+	struct stat st;
 
-	if (fd < 0)
-		return PVX_FAIL("open ", dest);
-	if (below(dest, "/proc") || below(dest, "/sys")) {
-		strict = pvx_open(dest, O_PATH, RESOLVE_NO_SYMLINKS);
+	if (fd >= 0 && (below(dest, "/proc") || below(dest, "/sys"))) {
 		close(fd);
-		return strict < 0 ? PVX_FAIL("open ", dest) : strict;
+		fd = pvx_open(dest, O_PATH, RESOLVE_NO_SYMLINKS);
+	} else if (fd >= 0 && (fstatfs(fd, &fs) || fs.f_type == PVX_PROC_SUPER_MAGIC)) {
+		close(fd);
+		return pvx_fail(EPERM, "a symlink of the image leads ", dest, " into /proc", NULL);
 	}
-	if (fstatfs(fd, &fs)) {
-		PVX_FAIL("stat ", dest);
-	} else if (fs.f_type == PVX_PROC_SUPER_MAGIC) {
-		pvx_fail(EPERM, "a symlink of the image leads ", dest, " into /proc", NULL);
-	} else {
+	if (fd < 0 || fstat(fd, &st))
+		return PVX_FAIL("open ", dest);
+	if (S_ISDIR(st.st_mode) == !!directory)
 		return fd;
-	}
 	close(fd);
-	return -1;
+	if (directory)
+		return pvx_fail(ENOTDIR, dest, " is not a directory, but what is mounted there is", NULL);
+	return pvx_fail(EISDIR, dest, " is a directory, but what is mounted there is not", NULL);
 }
 
 static int attach(int tree, int destination, const char *dest)
@@ -164,7 +164,7 @@ int pvx_op_mount_tree(struct pvx_reader *r)
 	const char *dest = pvx_str(r);
 	uint64_t propagation = pvx_u64(r);
 	uint32_t recursive = pvx_u32(r);
-	struct stat st, at;
+	struct stat st;
 
 	if (fstat(tree, &st))
 		return PVX_FAIL("stat the tree for ", dest);
@@ -174,12 +174,7 @@ int pvx_op_mount_tree(struct pvx_reader *r)
 	destination = open_destination(dest, S_ISDIR(st.st_mode), NULL);
 	if (destination < 0)
 		return -1;
-	if (!fstat(destination, &at) && S_ISDIR(st.st_mode) != S_ISDIR(at.st_mode))
-		rc = pvx_fail(S_ISDIR(st.st_mode) ? ENOTDIR : EISDIR, dest,
-			      S_ISDIR(st.st_mode) ? " is not a directory, but the source is"
-						  : " is a directory, but the source is not", NULL);
-	else
-		rc = attach(tree, destination, dest);
+	rc = attach(tree, destination, dest);
 	close(destination);
 	return rc;
 }
