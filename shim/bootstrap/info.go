@@ -1,0 +1,74 @@
+package bootstrap
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"runtime"
+	"runtime/debug"
+
+	"github.com/containerd/containerd/api/types"
+	"github.com/containerd/errdefs"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/pvelxc/pvelxc/oci2lxc"
+)
+
+// featuresType is what containerd calls runtime-spec's features, which travel as JSON (core/runtime/typeurl.go).
+const featuresType = "types.containerd.io/opencontainers/runtime-spec/1/features/Features"
+
+// writeInfo prints a RuntimeInfo. CRI reads from the features whether user namespaces and idmapped mounts can be had.
+func writeInfo(stdin io.Reader, stdout io.Writer) error {
+	input, err := io.ReadAll(io.LimitReader(stdin, maxInput))
+	if err != nil {
+		return fmt.Errorf("read options: %w", err)
+	}
+	encoded, err := json.Marshal(oci2lxc.Features())
+	if err != nil {
+		return fmt.Errorf("encode features: %w", err)
+	}
+	release, revision := version()
+	info := &types.RuntimeInfo{
+		Name:     Runtime,
+		Version:  &types.RuntimeVersion{Version: release, Revision: revision},
+		Features: &anypb.Any{TypeUrl: featuresType, Value: encoded},
+	}
+	if len(input) > 0 {
+		info.Options = new(anypb.Any)
+		if err := proto.Unmarshal(input, info.Options); err != nil {
+			return fmt.Errorf("read options: %w: %w", err, errdefs.ErrInvalidArgument)
+		}
+	}
+	data, err := proto.Marshal(info)
+	if err != nil {
+		return fmt.Errorf("encode info: %w", err)
+	}
+	if _, err := stdout.Write(data); err != nil {
+		return fmt.Errorf("write info: %w", err)
+	}
+	return nil
+}
+
+// version reads what the go command recorded of the module and the commit it was built from.
+func version() (release, revision string) {
+	release = "(devel)"
+	build, ok := debug.ReadBuildInfo()
+	if !ok {
+		return release, ""
+	}
+	if build.Main.Version != "" {
+		release = build.Main.Version
+	}
+	for _, setting := range build.Settings {
+		if setting.Key == "vcs.revision" {
+			revision = setting.Value
+		}
+	}
+	return release, revision
+}
+
+func versionText() string {
+	release, revision := version()
+	return fmt.Sprintf("%s:\n  Version:  %s\n  Revision: %s\n  Go version: %s\n", Runtime, release, revision, runtime.Version())
+}

@@ -1,0 +1,96 @@
+package bootstrap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"time"
+
+	api "github.com/containerd/containerd/api/runtime/task/v2"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/ttrpc"
+	"golang.org/x/sys/unix"
+
+	"github.com/pvelxc/pvelxc/shim/task"
+)
+
+const (
+	// currentVersion is the newest version of the task service that we serve.
+	currentVersion = 3
+	// peerTimeout bounds a question to a running shim, which answers at once if it is well.
+	peerTimeout = 3 * time.Second
+)
+
+// peer is a running shim, seen from another process of the same program.
+type peer struct {
+	client    *ttrpc.Client
+	namespace string
+}
+
+// dial connects to the shim at path. It returns nil where there is no socket, or nobody behind it.
+func dial(ctx context.Context, path, namespace string) (*peer, error) {
+	ctx, cancel := context.WithTimeout(ctx, peerTimeout)
+	defer cancel()
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ECONNREFUSED):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("connect to shim: %w", err)
+	}
+	return &peer{client: ttrpc.NewClient(conn), namespace: namespace}, nil
+}
+
+func (p *peer) close() { _ = p.client.Close() }
+
+// call makes a request; version names the service.
+func (p *peer) call(ctx context.Context, service, method string, request, response any) error {
+	ctx = ttrpc.WithMetadata(ctx, ttrpc.MD{"containerd-namespace-ttrpc": {p.namespace}})
+	ctx, cancel := context.WithTimeout(ctx, peerTimeout)
+	defer cancel()
+	if err := p.client.Call(ctx, service, method, request, response); err != nil {
+		return fmt.Errorf("%s of running shim: %w", method, errgrpc.ToNative(err))
+	}
+	return nil
+}
+
+// version finds the newest version of the task service the shim has: it may be older than this program. 0 means that the shim is
+// on its way out and a new one is needed.
+func (p *peer) version(ctx context.Context, id string) (int32, error) {
+	for _, served := range []struct {
+		version int32
+		service string
+	}{{3, task.ServiceV3}, {2, task.ServiceV2}} {
+		err := p.call(ctx, served.service, "Connect", &api.ConnectRequest{ID: id}, &api.ConnectResponse{})
+		switch {
+		case err == nil:
+			return served.version, nil
+		case errdefs.IsNotImplemented(err):
+			continue
+		case errdefs.IsUnavailable(err), errors.Is(err, ttrpc.ErrClosed):
+			return 0, nil
+		default:
+			return 0, fmt.Errorf("%w (hint: the shim of this pod hangs; see its process and containerd's log)", err)
+		}
+	}
+	return 0, fmt.Errorf("running shim has no task service: %w", errdefs.ErrNotImplemented)
+}
+
+// discard makes the shim give up a container that containerd has given up, and end if it was its last.
+func (p *peer) discard(ctx context.Context, id string) error {
+	const killed = uint32(unix.SIGKILL)
+	err := p.call(ctx, task.ServiceV2, "Kill", &api.KillRequest{ID: id, Signal: killed, All: true}, &empty{})
+	if err == nil {
+		if err := p.call(ctx, task.ServiceV2, "Wait", &api.WaitRequest{ID: id}, &api.WaitResponse{}); err != nil {
+			return err
+		}
+	}
+	// NotFound of Kill: the shim does not have the container, or only its remains.
+	if err := p.call(ctx, task.ServiceV2, "Delete", &api.DeleteRequest{ID: id}, &api.DeleteResponse{}); err != nil && !errdefs.IsNotFound(err) {
+		return err
+	}
+	return p.call(ctx, task.ServiceV2, "Shutdown", &api.ShutdownRequest{ID: id}, &empty{})
+}

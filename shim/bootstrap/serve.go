@@ -1,0 +1,118 @@
+package bootstrap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"sync"
+	"time"
+
+	"github.com/containerd/log"
+	"github.com/containerd/ttrpc"
+	"golang.org/x/sys/unix"
+
+	"github.com/pvelxc/pvelxc/shim/events"
+	"github.com/pvelxc/pvelxc/shim/reaper"
+	"github.com/pvelxc/pvelxc/shim/task"
+)
+
+const (
+	// listenerFD is where spawn puts the socket.
+	listenerFD = 3
+	// farewell bounds how long an ending shim stays for its last answers, drainTimeout for its last events.
+	farewell     = time.Second
+	drainTimeout = 5 * time.Second
+)
+
+// serve is the long-lived shim. Its standard streams are /dev/null until it has opened its log.
+func (in *invocation) serve(ctx context.Context) error {
+	if err := openLog(logFile); err != nil {
+		return err
+	}
+	if err := in.serveUntilEmpty(ctx); err != nil {
+		log.G(ctx).WithError(err).Error("shim failed") // nobody reads what Main prints
+		return err
+	}
+	return nil
+}
+
+func (in *invocation) serveUntilEmpty(ctx context.Context) error {
+	unix.CloseOnExec(listenerFD)
+	file := os.NewFile(listenerFD, "socket")
+	inherited, err := net.FileListener(file)
+	_ = file.Close()
+	if err != nil {
+		return fmt.Errorf("take over socket: %w", err)
+	}
+	listener, ok := inherited.(*net.UnixListener)
+	if !ok {
+		_ = inherited.Close()
+		return fmt.Errorf("take over socket: %s is no unix socket", inherited.Addr())
+	}
+	if err := reaper.SetSubreaper(); err != nil {
+		return err
+	}
+	queue := events.New(ctx, in.namespace, events.Config{
+		TTRPCAddress: os.Getenv(ttrpcEnv),
+		Binary:       in.publishBinary,
+		GRPCAddress:  in.address,
+	})
+	server, err := ttrpc.NewServer(
+		ttrpc.WithServerHandshaker(ttrpc.UnixSocketRequireSameUser()),
+		ttrpc.WithUnaryServerInterceptor(trimMemory()),
+	)
+	if err != nil {
+		return fmt.Errorf("create server: %w", err)
+	}
+	ended := make(chan struct{})
+	end := sync.OnceFunc(func() {
+		// The name goes while the socket still answers: a `start` finds either a shim that will stay, or none. Later it might
+		// take away its successor's.
+		_ = os.Remove(listener.Addr().String())
+		close(ended)
+	})
+	task.New(task.Config{
+		Namespace: in.namespace,
+		Create:    task.LXC,
+		Events:    queue.Send,
+		Shutdown:  end,
+	}).Register(server)
+
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, unix.SIGTERM, unix.SIGINT)
+	signal.Ignore(unix.SIGPIPE) // of a logger or a terminal that has gone
+	failed := make(chan error, 1)
+	go func() { failed <- server.Serve(ctx, listener) }()
+	trimAfterStart()
+
+	select {
+	case <-ended:
+	case s := <-signals:
+		log.G(ctx).WithField("signal", s).Info("shim ends")
+		end()
+	case err := <-failed:
+		if err != nil && !errors.Is(err, ttrpc.ErrServerClosed) {
+			end()
+			return fmt.Errorf("serve: %w", err)
+		}
+	}
+	return finish(ctx, server, queue)
+}
+
+// finish lets the last answers and events out.
+func finish(ctx context.Context, server *ttrpc.Server, queue *events.Queue) error {
+	answers, cancel := context.WithTimeout(ctx, farewell)
+	defer cancel()
+	if err := server.Shutdown(answers); err != nil {
+		_ = server.Close() // clients that stay connected
+	}
+	deliveries, cancel := context.WithTimeout(ctx, drainTimeout)
+	defer cancel()
+	if err := queue.Close(deliveries); err != nil {
+		return fmt.Errorf("end: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,245 @@
+package bootstrap
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	api "github.com/containerd/containerd/api/runtime/bootstrap/v1"
+	"github.com/containerd/errdefs"
+	"google.golang.org/protobuf/proto"
+)
+
+const (
+	// addressFile holds the shim's address in the bundle: containerd 1.7 finds the shim by it after a restart, `delete` always.
+	addressFile = "address"
+	// ttrpcEnv and grpcEnv are how containerd tells its sockets.
+	ttrpcEnv = "TTRPC_ADDRESS"
+	grpcEnv  = "GRPC_ADDRESS"
+	// defaultSocketDir is containerd's, unless the parameters name another.
+	defaultSocketDir = "/run/containerd/s"
+	// maxInput bounds what is read from standard input.
+	maxInput = 10 << 20
+)
+
+// groupAnnotations name the containers that share a shim, by rising precedence last: the first found counts.
+var groupAnnotations = []string{"io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id"}
+
+// parameters is what start works with, whichever way containerd gave it.
+type parameters struct {
+	modern    bool // answer with a BootstrapResult
+	debug     bool
+	socketDir string
+	ttrpc     string // containerd's ttrpc socket
+	grpc      string // containerd's gRPC socket
+	binary    string // containerd's program
+}
+
+// start finds or spawns the shim of the container's group and prints its address. The working directory is the bundle.
+func (in *invocation) start(ctx context.Context, stdin io.Reader, stdout io.Writer) error {
+	input, err := io.ReadAll(io.LimitReader(stdin, maxInput))
+	if err != nil {
+		return fmt.Errorf("read parameters: %w", err)
+	}
+	p := in.parameters(input)
+	group, err := groupOf("config.json", in.id)
+	if err != nil {
+		return err
+	}
+	socket, err := socketFor(p.socketDir, p.grpc, in.namespace, group)
+	if err != nil {
+		return err
+	}
+	unlock, err := socket.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	version, err := in.join(ctx, socket)
+	if err != nil {
+		return err
+	}
+	if version == 0 {
+		version = currentVersion
+		if err := in.spawn(socket, p); err != nil {
+			return err
+		}
+	}
+	if err := writeAddress(socket.address()); err != nil {
+		return err
+	}
+	return answer(stdout, p.modern, version, socket.address())
+}
+
+// parameters reads what containerd 2.3 and newer send on standard input. Older ones send runtime options, or nothing; options could
+// pass for parameters by accident, but not with the ids of the command line.
+func (in *invocation) parameters(input []byte) parameters {
+	p := parameters{
+		debug:     in.debug,
+		socketDir: defaultSocketDir,
+		ttrpc:     os.Getenv(ttrpcEnv),
+		grpc:      in.address,
+		binary:    in.publishBinary,
+	}
+	var given api.BootstrapParams
+	if proto.Unmarshal(input, &given) != nil || given.InstanceID != in.id || given.Namespace != in.namespace {
+		return p
+	}
+	p.modern = true
+	p.debug = p.debug || given.LogLevel <= api.LogLevel_LOG_LEVEL_DEBUG
+	for _, field := range []struct {
+		to   *string
+		from string
+	}{
+		{&p.socketDir, given.GetSocketDir()},
+		{&p.ttrpc, given.ContainerdTtrpcAddress},
+		{&p.grpc, given.ContainerdGrpcAddress},
+		{&p.binary, given.ContainerdBinary},
+	} {
+		if field.from != "" {
+			*field.to = field.from
+		}
+	}
+	return p
+}
+
+// groupOf reads the group from the annotations of a spec; a container without one is its own.
+func groupOf(path, id string) (string, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return "", fmt.Errorf("read spec: %w", err)
+	}
+	defer file.Close()
+	var spec struct {
+		Annotations map[string]string `json:"annotations"`
+	}
+	if err := json.NewDecoder(file).Decode(&spec); err != nil {
+		return "", fmt.Errorf("read spec: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	for _, name := range groupAnnotations {
+		if group := spec.Annotations[name]; group != "" {
+			return group, nil
+		}
+	}
+	return id, nil
+}
+
+// join asks the shim that serves socket for its version; 0 when there is none. The caller holds the socket's lock.
+func (in *invocation) join(ctx context.Context, socket socket) (version int32, err error) {
+	running, err := dial(ctx, socket.path(), in.namespace)
+	if err != nil || running == nil {
+		return 0, err
+	}
+	defer running.close()
+	return running.version(ctx, in.id)
+}
+
+// spawn starts the long-lived shim. Its socket exists when spawn returns, and connections wait there until it serves.
+func (in *invocation) spawn(socket socket, p parameters) (err error) {
+	listener, err := socket.listen()
+	if err != nil {
+		return err
+	}
+	defer func() {
+		_ = listener.Close()
+		if err != nil {
+			socket.remove()
+		}
+	}()
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find own program: %w", err)
+	}
+	args := []string{"-namespace", in.namespace, "-id", in.id, "-address", p.grpc, "-publish-binary", p.binary}
+	if p.debug {
+		args = append(args, "-debug")
+	}
+	cmd := exec.Command(self, append(args, "serve")...)
+	cmd.Env = environment(os.Environ(), p)
+	cmd.ExtraFiles = []*os.File{listener}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start shim: %w", err)
+	}
+	if err := adjustOOMScore(cmd.Process.Pid); err != nil {
+		_ = cmd.Process.Kill()
+		return err
+	}
+	return nil
+}
+
+// environment is the shim's: containerd's without what systemd meant for containerd alone.
+func environment(environ []string, p parameters) []string {
+	env := slices.DeleteFunc(slices.Clone(environ), func(variable string) bool {
+		name, _, _ := strings.Cut(variable, "=")
+		switch name {
+		case "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "GOMAXPROCS", ttrpcEnv, grpcEnv:
+			return true
+		}
+		return false
+	})
+	// Each processor of the Go scheduler costs memory, and a shim waits most of the time. It is set here because a change at run
+	// time stops the world and keeps the memory.
+	return append(env, "GOMAXPROCS="+strconv.Itoa(processors), ttrpcEnv+"="+p.ttrpc, grpcEnv+"="+p.grpc)
+}
+
+// adjustOOMScore makes the shim a likelier victim of the OOM killer than containerd, our parent, by one.
+func adjustOOMScore(pid int) error {
+	const highest = 1000
+	path := fmt.Sprintf("/proc/%d/oom_score_adj", os.Getppid())
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("read containerd's OOM score: %w", err)
+	}
+	score, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		return fmt.Errorf("read containerd's OOM score: %w", err)
+	}
+	score = min(score+1, highest)
+	if err := os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte(strconv.Itoa(score)), 0); err != nil {
+		return fmt.Errorf("adjust the shim's OOM score: %w", err)
+	}
+	return nil
+}
+
+// writeAddress leaves the address in the bundle, whole or not at all.
+func writeAddress(address string) error {
+	temporary := "." + addressFile
+	if err := os.WriteFile(temporary, []byte(address), 0o600); err != nil {
+		return fmt.Errorf("write shim address: %w", err)
+	}
+	if err := os.Rename(temporary, addressFile); err != nil {
+		return fmt.Errorf("write shim address: %w", err)
+	}
+	return nil
+}
+
+// readAddress finds what writeAddress left in a bundle; empty if there is nothing.
+func readAddress(bundle string) string {
+	data, _ := os.ReadFile(filepath.Join(bundle, addressFile))
+	return string(data)
+}
+
+// answer tells containerd where the shim is. An old daemon gets a bare address, which 1.6 to 2.2 all take for version 2 over ttrpc.
+// They ask in one form, so there is no telling whether one knows version 3 too; every shim of ours serves version 2.
+func answer(stdout io.Writer, modern bool, version int32, address string) error {
+	data := []byte(address)
+	if modern {
+		var err error
+		if data, err = proto.Marshal(&api.BootstrapResult{Version: version, Address: address, Protocol: "ttrpc"}); err != nil {
+			return fmt.Errorf("encode answer: %w", err)
+		}
+	}
+	if _, err := stdout.Write(data); err != nil {
+		return fmt.Errorf("answer: %w", err)
+	}
+	return nil
+}
