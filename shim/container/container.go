@@ -104,6 +104,7 @@ func (c *Container) Kill(ctx context.Context, execID string, sig syscall.Signal,
 	if err != nil {
 		return err
 	}
+	cgroup.Prime() // liblxc moves the monitor again when its container ends
 	if !all || execID != "" {
 		if err := p.signal(sig); err != nil {
 			return err

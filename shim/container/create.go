@@ -22,6 +22,7 @@ import (
 // Create builds a container up to the point where its PID 1 waits for Start, and
 // emits TaskCreate. When it fails, nothing is left.
 func Create(ctx context.Context, cfg Config) (_ *Container, err error) {
+	cgroup.Prime() // liblxc will move the monitor
 	c, err := load(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("create container %s: %w", cfg.ID, err)

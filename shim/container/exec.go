@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pvelxc/pvelxc/oci2lxc"
+	"github.com/pvelxc/pvelxc/shim/cgroup"
 	"github.com/pvelxc/pvelxc/shim/program"
 	"github.com/pvelxc/pvelxc/shim/reaper"
 	"github.com/pvelxc/pvelxc/shim/stdio"
@@ -30,6 +31,7 @@ type ExecConfig struct {
 
 // AddExec reserves the id and starts nothing; it emits TaskExecAdded.
 func (c *Container) AddExec(_ context.Context, cfg ExecConfig) error {
+	cgroup.Prime() // the start is near
 	if s := c.init.State().Status; s == StatusStopped {
 		return fmt.Errorf("exec %s: container %s has ended: %w", cfg.ID, c.id, errdefs.ErrFailedPrecondition)
 	}
