@@ -14,16 +14,19 @@ import (
 	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/pvelxc/pvelxc/integration/image"
 )
 
-// settings are what [Option]s change.
-type settings struct {
+// Settings are what an [Option] changes.
+type Settings struct {
 	id      string
 	image   string
 	spec    []oci.SpecOpts
@@ -31,11 +34,11 @@ type settings struct {
 	tty     bool
 	io      cio.Creator
 	options []containerd.NewContainerOpts
-	task    []containerd.NewTaskOpts
+	snap    []snapshots.Opt
 }
 
 // Option changes one thing about a container.
-type Option func(*settings)
+type Option func(*Settings)
 
 // Args sets the command line; without it the image's own runs.
 func Args(args ...string) Option { return Spec(oci.WithProcessArgs(args...)) }
@@ -49,29 +52,51 @@ func Forever() Option { return Shell("trap 'exit 0' TERM; while :; do sleep 1000
 
 // Spec applies changes to the OCI spec, after the defaults and the image's configuration.
 func Spec(opts ...oci.SpecOpts) Option {
-	return func(s *settings) { s.spec = append(s.spec, opts...) }
+	return func(s *Settings) { s.spec = append(s.spec, opts...) }
+}
+
+// Edit changes the OCI spec by hand, after all that came before it.
+func Edit(change func(*specs.Spec)) Option {
+	return Spec(func(_ context.Context, _ oci.Client, _ *containers.Container, s *oci.Spec) error {
+		change(s)
+		return nil
+	})
+}
+
+// Mounts adds mounts to the spec.
+func Mounts(mounts ...specs.Mount) Option { return Spec(oci.WithMounts(mounts)) }
+
+// Hook is a hook that runs a shell script: with the host's shell, for hooks of the host, or the
+// image's.
+func Hook(script string) specs.Hook {
+	return specs.Hook{Path: "/bin/sh", Args: []string{"sh", "-c", script}}
 }
 
 // ID sets the container's id; without it there is a unique one.
-func ID(id string) Option { return func(s *settings) { s.id = id } }
+func ID(id string) Option { return func(s *Settings) { s.id = id } }
 
 // FromScratch uses the image that has nothing but /busybox.
-func FromScratch() Option { return func(s *settings) { s.image = image.Scratch } }
+func FromScratch() Option { return func(s *Settings) { s.image = image.Scratch } }
 
 // TTY gives the container a terminal.
 func TTY() Option {
-	return func(s *settings) { s.tty, s.spec = true, append(s.spec, oci.WithTTY) }
+	return func(s *Settings) { s.tty, s.spec = true, append(s.spec, oci.WithTTY) }
 }
 
 // Stdin connects standard input.
-func Stdin(r io.Reader) Option { return func(s *settings) { s.stdin = r } }
+func Stdin(r io.Reader) Option { return func(s *Settings) { s.stdin = r } }
 
 // IO replaces the streams; the container's buffers stay empty.
-func IO(creator cio.Creator) Option { return func(s *settings) { s.io = creator } }
+func IO(creator cio.Creator) Option { return func(s *Settings) { s.io = creator } }
 
 // With passes options to containerd's client.
 func With(opts ...containerd.NewContainerOpts) Option {
-	return func(s *settings) { s.options = append(s.options, opts...) }
+	return func(s *Settings) { s.options = append(s.options, opts...) }
+}
+
+// Snapshot passes options to the snapshotter that makes the root filesystem.
+func Snapshot(opts ...snapshots.Opt) Option {
+	return func(s *Settings) { s.snap = append(s.snap, opts...) }
 }
 
 // Buffer collects a stream.
@@ -126,7 +151,7 @@ func (e *Env) Create(t testing.TB, opts ...Option) *Container {
 // TryCreate is Create for tests that expect it to fail.
 func (e *Env) TryCreate(t testing.TB, opts ...Option) (*Container, error) {
 	t.Helper()
-	s := settings{id: e.NewID(), image: image.Busybox}
+	s := Settings{id: e.NewID(), image: image.Busybox}
 	for _, o := range opts {
 		o(&s)
 	}
@@ -138,7 +163,7 @@ func (e *Env) TryCreate(t testing.TB, opts ...Option) (*Container, error) {
 	created, err := e.Daemon.Client.NewContainer(e.Context, s.id, append([]containerd.NewContainerOpts{
 		containerd.WithImage(img),
 		containerd.WithSnapshotter(snapshotter),
-		containerd.WithNewSnapshot(s.id, img),
+		containerd.WithNewSnapshot(s.id, img, s.snap...),
 		containerd.WithRuntime(e.Runtime.Type, nil),
 		containerd.WithNewSpec(spec...),
 	}, s.options...)...)
@@ -154,7 +179,7 @@ func (e *Env) TryCreate(t testing.TB, opts ...Option) (*Container, error) {
 	if s.io == nil {
 		s.io = c.streams(s.stdin, s.tty, c.Stdout, c.Stderr)
 	}
-	task, err := created.NewTask(e.Context, s.io, s.task...)
+	task, err := created.NewTask(e.Context, s.io)
 	if err != nil {
 		return c, fmt.Errorf("new task: %w", err)
 	}

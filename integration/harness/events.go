@@ -155,8 +155,9 @@ func (r *Recorder) Deleted(t testing.TB, id string) []string {
 	var lines []string
 	_ = daemon.Poll(ctx, func() error {
 		lines = r.Of(id)
-		if !slices.Contains(lines, "delete") {
-			return errors.New("no delete yet")
+		exited := slices.ContainsFunc(lines, func(l string) bool { return strings.HasPrefix(l, "exit") })
+		if !exited || !slices.Contains(lines, "delete") {
+			return errors.New("not all yet")
 		}
 		return nil
 	})

@@ -66,6 +66,10 @@ func hostStage() int {
 	Token = "it" + strings.TrimPrefix(filepath.Base(work), "pvelxc-it-")
 	defer os.RemoveAll(work)
 	defer removeCgroups()
+	if err := os.Chmod(work, 0o711); err != nil { // user namespaces must get through
+		fmt.Fprintln(os.Stderr, "sandbox:", err)
+		return 125
+	}
 
 	// The parent-death signal is sent when the thread that forked exits.
 	runtime.LockOSThread()

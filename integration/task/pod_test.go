@@ -129,9 +129,9 @@ func TestStateDuringCreate(t *testing.T) {
 		pause := e.Start(t, harness.ID(pod), sandbox(pod, "sandbox"), harness.Forever())
 		created := make(chan error, 1)
 		go func() {
-			_, err := e.TryCreate(t, sandbox(pod, "container"), harness.Forever(), harness.Spec(hook(func(h *specs.Hooks) *[]specs.Hook {
-				return &h.CreateRuntime
-			}, fmt.Sprintf("echo >%s; read line <%s", reached, release))))
+			_, err := e.TryCreate(t, sandbox(pod, "container"), harness.Forever(), harness.Edit(func(s *specs.Spec) {
+				s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{harness.Hook(fmt.Sprintf("echo >%s; read line <%s", reached, release))}}
+			}))
 			created <- err
 		}()
 		blocked := make(chan error, 1)
