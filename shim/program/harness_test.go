@@ -59,6 +59,22 @@ func stage(root string) error {
 	}
 	for line := range strings.Lines(os.Getenv(stageEnv + "_MOUNTS")) {
 		f := strings.Fields(line) // type source destination
+		if len(f) == 0 {
+			continue
+		}
+		if err := os.MkdirAll(root+f[2], 0o755); err != nil {
+			return err
+		}
+		if f[0] == "slave" { // of another mount of the root
+			if err := errors.Join(
+				unix.Mount("", root+f[1], "", unix.MS_SHARED, ""),
+				unix.Mount(root+f[1], root+f[2], "", unix.MS_BIND, ""),
+				unix.Mount("", root+f[2], "", unix.MS_SLAVE, ""),
+			); err != nil {
+				return err
+			}
+			continue
+		}
 		if err := unix.Mount(f[1], root+f[2], f[0], map[string]uintptr{"bind": unix.MS_BIND}[f[0]], ""); err != nil {
 			return fmt.Errorf("mount %s: %w", line, err)
 		}
@@ -184,7 +200,7 @@ func tree(t testing.TB, path string) *os.File {
 // options say in what surroundings a role runs.
 type options struct {
 	userns bool   // a user namespace that maps 0 to 100000
-	mounts string // for stage: lines of type, source, destination
+	mounts string // for stage: lines of type (or bind, slave), source, destination
 	noProc bool
 	stdin  *os.File
 	flags  uintptr // CLONE_NEW* beside the usual ones
@@ -341,13 +357,23 @@ func startInit(t testing.TB, o options, root string) *role {
 	if err := unix.MountSetattr(int(bin.Fd()), "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
 		t.Fatal(err)
 	}
-	self, err := os.Executable()
+	self, err := selfCopy()
 	if err != nil {
 		t.Fatal(err)
 	}
 	o.root = root
 	return start(t, o, true, self, nil, bin)
 }
+
+// selfCopy is the test binary where root of a user namespace may execute it.
+var selfCopy = sync.OnceValues(func() (string, error) {
+	b, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(buildDir, "stage")
+	return path, os.WriteFile(path, b, 0o755)
+})
 
 // output runs script with the operations of setup before it, as PID 1 of root.
 func output(t *testing.T, o options, root, script string, setup func(*Builder)) string {
