@@ -31,11 +31,21 @@ var needsRoot string
 // Main is the body of a TestMain: it runs m's tests inside the sandbox and exits with their status.
 // Without root it runs them outside, where [Each] skips.
 func Main(m *testing.M) {
+	if os.Getenv(stageVar) == "" && os.Geteuid() != 0 {
+		needsRoot = "needs root: containers are made"
+		os.Exit(m.Run())
+	}
+	Sandboxed(m.Run)
+}
+
+// Sandboxed is the body of the main function of a program that runs containers: it runs body inside
+// the sandbox and exits with its status. It needs root.
+func Sandboxed(body func() int) {
 	switch os.Getenv(stageVar) {
 	case "":
 		if os.Geteuid() != 0 {
-			needsRoot = "needs root: containers are made"
-			os.Exit(m.Run())
+			fmt.Fprintln(os.Stderr, "needs root: containers are made")
+			os.Exit(1)
 		}
 		os.Exit(hostStage())
 	case "init":
@@ -49,7 +59,7 @@ func Main(m *testing.M) {
 		Work = os.Getenv(workVar)
 		Token = "it" + strings.TrimPrefix(filepath.Base(Work), "pvelxc-it-")
 		os.Unsetenv(stageVar)
-		status := m.Run()
+		status := body()
 		stopShared()
 		os.Exit(status)
 	}
@@ -117,6 +127,9 @@ func initStage() (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("start the test stage: %w", err)
 	}
+	if err := enterRootCgroups(); err != nil {
+		return 0, err
+	}
 	for {
 		var status syscall.WaitStatus
 		pid, err := syscall.Wait4(-1, &status, 0, nil)
@@ -131,6 +144,24 @@ func initStage() (int, error) {
 			return status.ExitStatus(), nil
 		}
 	}
+}
+
+// enterRootCgroups moves this process, and not the tests, to the root of every control group
+// hierarchy: liblxc resolves absolute group paths from where PID 1 is, which on a machine is there.
+func enterRootCgroups() error {
+	roots, err := filepath.Glob("/sys/fs/cgroup/*/cgroup.procs")
+	if err != nil {
+		return fmt.Errorf("list the control group hierarchies: %w", err)
+	}
+	if Unified() {
+		roots = []string{"/sys/fs/cgroup/cgroup.procs"}
+	}
+	for _, procs := range roots {
+		if err := os.WriteFile(procs, []byte("0"), 0); err != nil {
+			return fmt.Errorf("move to the root control group: %w", err)
+		}
+	}
+	return nil
 }
 
 func isolate(work string) error {
