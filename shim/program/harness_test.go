@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -97,6 +98,7 @@ func stage(root string) error {
 	if _, err := unix.Setsid(); err != nil {
 		return fmt.Errorf("setsid: %w", err)
 	}
+	signal.Ignore(unix.SIGHUP, unix.SIGUSR1)
 	return unix.Exec("/proc/self/fd/4", []string{"pvelxc-init", "init", "3"}, []string{"container=lxc"})
 }
 
@@ -160,7 +162,7 @@ func newRoot(t testing.TB) string {
 		t.Fatal(err)
 	}
 	writeFile(t, root+"/bin/busybox", string(busybox), 0o755)
-	for _, a := range strings.Fields("sh cat ls stat id grep mount sleep echo readlink tty stty pwd env true umask ps cut awk hostname dnsdomainname touch sync sysctl nice ulimit") {
+	for _, a := range strings.Fields("sh cat ls stat id grep mount sleep echo readlink tty stty pwd env true umask ps cut awk hostname dnsdomainname touch sync sysctl ionice wc") {
 		if err := os.Symlink("busybox", root+"/bin/"+a); err != nil {
 			t.Fatal(err)
 		}
