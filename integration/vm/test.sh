@@ -77,7 +77,12 @@ for suite in $(sort <<<"$selected"); do
 	*) if ((f == 0)); then why="exited with status $status"; else why=; fi ;;
 	esac
 	if [ -n "$why" ]; then f=$((f + 1)); fi
-	grep -hE '^ok .*# SKIP|^ *--- SKIP: ' "$log" | sed "s|^ *|$name: |" || :
+	# go test prints the reason on the line before.
+	awk -v name="$name" '
+		/^ok .*# SKIP/ { print name ": " $0 }
+		/^ *--- SKIP: / { sub(/^ */, ""); print name ": " $0 reason }
+		{ reason = "" }
+		/^ +[A-Za-z0-9_]+\.go:[0-9]+: / { reason = $0; sub(/^ +[^ ]+/, "", reason) }' "$log"
 	if ((f > 0)); then
 		echo "$name: FAILED${why:+: it $why}; see ${log#"$repo/"}"
 		awk '/^not ok /{show = 1} /^ok /{show = 0} show' "$log" | head -n 100
