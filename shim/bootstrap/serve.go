@@ -2,9 +2,7 @@ package bootstrap
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/signal"
 	"sync"
@@ -40,17 +38,9 @@ func (in *invocation) serve(ctx context.Context) error {
 }
 
 func (in *invocation) serveUntilEmpty(ctx context.Context) error {
-	unix.CloseOnExec(listenerFD)
-	file := os.NewFile(listenerFD, "socket")
-	inherited, err := net.FileListener(file)
-	_ = file.Close()
+	listener, err := inherit(listenerFD)
 	if err != nil {
-		return fmt.Errorf("take over socket: %w", err)
-	}
-	listener, ok := inherited.(*net.UnixListener)
-	if !ok {
-		_ = inherited.Close()
-		return fmt.Errorf("take over socket: %s is no unix socket", inherited.Addr())
+		return err
 	}
 	if err := reaper.SetSubreaper(); err != nil {
 		return err
@@ -60,10 +50,7 @@ func (in *invocation) serveUntilEmpty(ctx context.Context) error {
 		Binary:       in.publishBinary,
 		GRPCAddress:  in.address,
 	})
-	server, err := ttrpc.NewServer(
-		ttrpc.WithServerHandshaker(ttrpc.UnixSocketRequireSameUser()),
-		ttrpc.WithUnaryServerInterceptor(trimMemory()),
-	)
+	server, err := ttrpc.NewServer(ttrpc.WithUnaryServerInterceptor(trimMemory()))
 	if err != nil {
 		return fmt.Errorf("create server: %w", err)
 	}
@@ -94,21 +81,17 @@ func (in *invocation) serveUntilEmpty(ctx context.Context) error {
 		log.G(ctx).WithField("signal", s).Info("shim ends")
 		end()
 	case err := <-failed:
-		if err != nil && !errors.Is(err, ttrpc.ErrServerClosed) {
-			end()
-			return fmt.Errorf("serve: %w", err)
-		}
+		end()
+		return fmt.Errorf("serve: %w", err)
 	}
-	return finish(ctx, server, queue)
+	return finish(ctx, listener, queue)
 }
 
 // finish lets the last answers and events out.
-func finish(ctx context.Context, server *ttrpc.Server, queue *events.Queue) error {
+func finish(ctx context.Context, listener *listener, queue *events.Queue) error {
 	answers, cancel := context.WithTimeout(ctx, farewell)
 	defer cancel()
-	if err := server.Shutdown(answers); err != nil {
-		_ = server.Close() // clients that stay connected
-	}
+	listener.farewell(answers)
 	deliveries, cancel := context.WithTimeout(ctx, drainTimeout)
 	defer cancel()
 	if err := queue.Close(deliveries); err != nil {
