@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -56,6 +57,7 @@ type Daemon struct {
 	Version Version
 	Client  *containerd.Client
 	Env     []string // added to the daemon's and so to every shim's environment
+	Prefix  []string // a command that runs the daemon, such as unshare; empty for none
 
 	cmd    *exec.Cmd
 	exited chan struct{}
@@ -102,7 +104,8 @@ func (d *Daemon) Start(ctx context.Context) error {
 	if _, err := os.Stat(binary); err != nil {
 		return fmt.Errorf("find containerd %s: %w (hint: integration/peers/build.sh)", d.Version, err)
 	}
-	d.cmd = exec.Command(binary, "--config", filepath.Join(d.Dir, "config.toml"))
+	command := append(slices.Clone(d.Prefix), binary, "--config", filepath.Join(d.Dir, "config.toml"))
+	d.cmd = exec.Command(command[0], command[1:]...)
 	d.cmd.Stdout, d.cmd.Stderr = logfile, logfile
 	d.cmd.Env = append(append(os.Environ(), "PATH="+d.path()), d.Env...)
 	if err := d.cmd.Start(); err != nil {
