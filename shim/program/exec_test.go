@@ -70,7 +70,7 @@ func TestExecErrors(t *testing.T) {
 		if err := r.serve(program(t, b), nil); !errors.Is(err, io.EOF) {
 			t.Errorf("PATH=%.20s: %v", path, err)
 		}
-		if err := r.wait(); err != nil || r.out.String() != "late a b \n" {
+		if err := r.wait(); err != nil || r.out.String() != "late a b\n" {
 			t.Errorf("PATH=%.20s: %v, output %q", path, err, r.out.String())
 		}
 	}
@@ -113,7 +113,7 @@ func TestExecPassesEverything(t *testing.T) {
 }
 
 func TestNoDescriptorsLeak(t *testing.T) {
-	got := output(t, options{}, newRoot(t), "ls /proc/1/fd", func(b *Builder) {
+	got := output(t, options{}, newRoot(t), "ls /proc/1/fd; true", func(b *Builder) {
 		b.Mask(tree(t, "/dev/null"), "/proc/timer_list")
 		b.Cwd("/", false)
 		b.Home(0)
@@ -128,13 +128,14 @@ func TestTerminal(t *testing.T) {
 	if err := os.Symlink("pts/ptmx", root+"/dev/ptmx"); err != nil {
 		t.Fatal(err)
 	}
+	ttyNode(t, root)
 	r := startInit(t, options{mounts: "devpts devpts /dev/pts"}, root)
 	b := new(Builder)
 	b.Terminal(33, 44, 1000, true)
 	b.User(oci2lxc.Capabilities{}, false, 1000, 1000, nil)
 	b.Signals(0)
 	b.Ready()
-	b.Exec([]string{"/bin/sh", "-c", "tty; stty size; stat -c '%u %t' /dev/console; echo to tty >/dev/tty; ls /proc/self/fd; read x; echo got $x"}, []string{"PATH=/bin"})
+	b.Exec([]string{"/bin/sh", "-c", "tty; stty size; stat -c '%u %t' /dev/console; echo to tty >/dev/tty; ls -1 /proc/self/fd; read x; echo got $x"}, []string{"PATH=/bin"})
 	fds := map[FDKind]*os.File{}
 	if err := r.serve(program(t, b), fds); err != nil {
 		t.Fatal(err)
@@ -170,6 +171,16 @@ func TestTerminal(t *testing.T) {
 	}
 	if err := initError(t, options{mounts: "devpts devpts /dev/pts"}, console, func(b *Builder) { b.Terminal(0, 0, 0, true) }); !errors.Is(err, unix.ELOOP) {
 		t.Errorf("console is a link: got %v, want ELOOP", err)
+	}
+}
+
+func ttyNode(t *testing.T, root string) {
+	t.Helper()
+	if err := unix.Mknod(root+"/dev/tty", unix.S_IFCHR, 5<<8); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(root+"/dev/tty", 0o666); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -382,7 +393,9 @@ func TestExecCgroup(t *testing.T) {
 }
 
 func TestExecTerminal(t *testing.T) {
-	pidfd := sleeper(t, options{mounts: "devpts devpts /dev/pts"}, newRoot(t))
+	root := newRoot(t)
+	ttyNode(t, root)
+	pidfd := sleeper(t, options{mounts: "devpts devpts /dev/pts"}, root)
 	p, err := Exec(ExecInput{
 		Process: &oci2lxc.Process{Args: []string{"/bin/sh", "-c", "tty; stty size; echo to tty >/dev/tty"}, Env: []string{"PATH=/bin"}, Cwd: "/", Terminal: true, Rows: 5, Columns: 6},
 		PidFD:   pidfd, Namespaces: allNamespaces,
