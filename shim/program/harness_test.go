@@ -53,7 +53,14 @@ func stage(root string) error {
 	if err := unix.Mount(root, root, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
 		return fmt.Errorf("bind root: %w", err)
 	}
-	if os.Getenv(stageEnv+"_NOPROC") == "" {
+	if os.Getenv(stageEnv+"_HOOK") != "" {
+		hook := exec.Command("/proc/self/fd/4", "hook", "3")
+		hook.ExtraFiles = []*os.File{os.NewFile(3, "shim")}
+		hook.Stderr = os.Stderr
+		if err := hook.Run(); err != nil {
+			return fmt.Errorf("hook: %w", err)
+		}
+	} else {
 		if err := unix.Mount("proc", root+"/proc", "proc", 0, ""); err != nil {
 			return fmt.Errorf("mount proc: %w", err)
 		}
@@ -203,7 +210,7 @@ func tree(t testing.TB, path string) *os.File {
 type options struct {
 	userns bool   // a user namespace that maps 0 to 100000
 	mounts string // for stage: lines of type (or bind, slave), source, destination
-	noProc bool
+	hook   bool   // stage runs the hook role first, on the same socket; it then mounts /proc
 	stdin  *os.File
 	flags  uintptr // CLONE_NEW* beside the usual ones
 	root   string  // stageEnv
@@ -231,8 +238,8 @@ func start(t testing.TB, o options, own bool, path string, args []string, files 
 	r := &role{t: t, conn: conn}
 	r.cmd = exec.Command(path, args...)
 	r.cmd.Env = []string{stageEnv + "=" + o.root, stageEnv + "_MOUNTS=" + o.mounts}
-	if o.noProc {
-		r.cmd.Env = append(r.cmd.Env, stageEnv+"_NOPROC=1")
+	if o.hook {
+		r.cmd.Env = append(r.cmd.Env, stageEnv+"_HOOK=1")
 	}
 	r.cmd.ExtraFiles = append([]*os.File{peer}, files...)
 	r.cmd.Stdout, r.cmd.Stderr = &r.out, &r.out

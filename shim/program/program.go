@@ -64,7 +64,7 @@ type OpError struct {
 	Op string
 	// Text says what failed in the operation; may be empty.
 	Text string
-	// Errno is the kernel's reason.
+	// Errno is the kernel's reason, 0 when a hook failed by itself.
 	Errno syscall.Errno
 }
 
@@ -90,8 +90,13 @@ func (e *OpError) reason() string {
 	return e.Errno.Error()
 }
 
-// Unwrap returns the errno.
-func (e *OpError) Unwrap() error { return e.Errno }
+// Unwrap returns the errno, nil where there is none: a hook that failed by itself.
+func (e *OpError) Unwrap() error {
+	if e.Errno == 0 {
+		return nil
+	}
+	return e.Errno
+}
 
 // Error turns a MsgError into an *OpError.
 func (p *Program) Error(m *Message) error {
