@@ -34,8 +34,6 @@ type Options struct {
 	AppArmor, SELinux bool
 	// LXCAppArmor says that liblxc was built with AppArmor and so knows lxc.apparmor.*.
 	LXCAppArmor bool
-	// LXCTimeNamespace says that liblxc knows lxc.namespace.share.time.
-	LXCTimeNamespace bool
 	// Unprivileged puts the container into a user namespace with this map when the
 	// specification has none; nil leaves the specification as it is.
 	Unprivileged *IDMap
