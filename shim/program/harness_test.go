@@ -147,7 +147,8 @@ func compile(t testing.TB, name string, flags ...string) string {
 var builds sync.Map
 
 func initBinary(t testing.TB) string {
-	return compile(t, "pvelxc-init", "-O1", "-static", "-Wshadow", "-Wconversion")
+	return compile(t, "pvelxc-init", "-O1", "-static", "-Wshadow", "-Wconversion",
+		"-fsanitize=undefined", "-fsanitize-undefined-trap-on-error")
 }
 
 // newRoot makes a root filesystem with busybox and its applets.
