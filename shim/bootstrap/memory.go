@@ -9,25 +9,30 @@ import (
 )
 
 const (
-	// processors is GOMAXPROCS of the shim.
+	// processors is GOMAXPROCS of the shim: a second one for requests while output is being copied.
 	processors = 2
-	// gcPercent trades CPU that an idle shim has for memory that each pod pays.
+	// gcPercent trades CPU, of which an idle shim has plenty, for memory, which each pod pays.
 	gcPercent = 25
 	// quiet is how long after a request the shim returns the memory it took.
-	quiet = 3 * time.Second
+	quiet = time.Second
 )
 
-// trimAfterStart returns what start-up needed: package initialisation is most of a shim's garbage.
-func trimAfterStart() {
+// trimmer returns memory to the system when the shim falls quiet. It has no ticker: an idle shim does not wake up.
+type trimmer struct{ timer *time.Timer }
+
+// newTrimmer returns a trimmer that goes off once for start-up, and after the requests of each burst.
+func newTrimmer() trimmer {
 	debug.SetGCPercent(gcPercent)
-	time.AfterFunc(quiet, debug.FreeOSMemory)
+	return trimmer{time.AfterFunc(quiet, trim)}
 }
 
-// trimMemory returns unused memory to the system when the shim falls quiet. There is no ticker: an idle shim does not wake up.
-func trimMemory() ttrpc.UnaryServerInterceptor {
-	timer := time.AfterFunc(quiet, debug.FreeOSMemory)
-	return func(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *ttrpc.UnaryServerInfo, method ttrpc.Method) (any, error) {
-		defer timer.Reset(quiet)
-		return method(ctx, unmarshal)
-	}
+// intercept is a ttrpc.UnaryServerInterceptor.
+func (t trimmer) intercept(ctx context.Context, unmarshal ttrpc.Unmarshaler, _ *ttrpc.UnaryServerInfo, method ttrpc.Method) (any, error) {
+	defer t.timer.Reset(quiet)
+	return method(ctx, unmarshal)
+}
+
+func trim() {
+	debug.FreeOSMemory()
+	releaseText()
 }
