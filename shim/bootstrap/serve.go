@@ -50,7 +50,7 @@ func (in *invocation) serveUntilEmpty(ctx context.Context) error {
 		Binary:       in.publishBinary,
 		GRPCAddress:  in.address,
 	})
-	server, err := ttrpc.NewServer(ttrpc.WithUnaryServerInterceptor(trimMemory()))
+	server, err := ttrpc.NewServer(ttrpc.WithUnaryServerInterceptor(newTrimmer().intercept))
 	if err != nil {
 		return fmt.Errorf("create server: %w", err)
 	}
@@ -73,7 +73,6 @@ func (in *invocation) serveUntilEmpty(ctx context.Context) error {
 	signal.Ignore(unix.SIGPIPE) // of a logger or a terminal that has gone
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(ctx, listener) }()
-	trimAfterStart()
 
 	select {
 	case <-ended:
