@@ -168,8 +168,8 @@ func checkConfig(t *testing.T, p *Plan) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff(p.Config, readConfig(t, b)); d != "" {
-		t.Fatalf("(-meant +read)\n%s", d)
+	if read := readConfig(t, b); !slices.Equal(p.Config, read) {
+		t.Fatalf("(-meant +read)\n%s", cmp.Diff(p.Config, read))
 	}
 	for _, it := range p.Config {
 		var ok bool
