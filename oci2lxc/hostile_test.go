@@ -109,7 +109,7 @@ func TestInjection(t *testing.T) {
 	}
 }
 
-// eachString visits all strings of a JSON document.
+// eachString visits the strings of a JSON document, of a list of strings the first.
 func eachString(v any, at string, visit func(at string, set func(string), was string)) {
 	switch v := v.(type) {
 	case map[string]any:
@@ -124,7 +124,7 @@ func eachString(v any, at string, visit func(at string, set func(string), was st
 		for i := range v {
 			if s, ok := v[i].(string); ok {
 				visit(fmt.Sprintf("%s[%d]", at, i), func(n string) { v[i] = n }, s)
-				continue
+				return
 			}
 			eachString(v[i], fmt.Sprintf("%s[%d]", at, i), visit)
 		}
