@@ -66,6 +66,18 @@ func Edit(change func(*specs.Spec)) Option {
 // Mounts adds mounts to the spec.
 func Mounts(mounts ...specs.Mount) Option { return Spec(oci.WithMounts(mounts)) }
 
+// User sets the user and the group.
+func User(id uint32) Option { return Spec(oci.WithUIDGID(id, id)) }
+
+// Pod puts the container into a pod, as CRI does: id is that of the pod's sandbox, kind "sandbox" or
+// "container".
+func Pod(id, kind string) Option {
+	return Spec(oci.WithAnnotations(map[string]string{
+		"io.kubernetes.cri.sandbox-id":     id,
+		"io.kubernetes.cri.container-type": kind,
+	}))
+}
+
 // Hook is a hook that runs a shell script: with the host's shell, for hooks of the host, or the
 // image's.
 func Hook(script string) specs.Hook {

@@ -2,21 +2,18 @@ package harness
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	apievents "github.com/containerd/containerd/api/events"
 	"github.com/containerd/containerd/api/types/runc/options"
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/events"
 	"github.com/containerd/typeurl/v2"
-
-	"github.com/pvelxc/pvelxc/integration/daemon"
+	"github.com/google/go-cmp/cmp"
 )
 
 // Recorder keeps the events of an environment's namespace, in the order of their arrival.
@@ -142,27 +139,24 @@ func (r *Recorder) Await(t testing.TB, id, line string) []string {
 	return lines
 }
 
-// Deleted waits for the container's delete event and returns all its events. runc's shim sometimes
-// ends before it has sent its last events; containerd then sends its own, late or twice. So for the
-// reference the delete is put where it belongs and counts once.
-func (r *Recorder) Deleted(t testing.TB, id string) []string {
+// Expect fails the test unless these are the events of a deleted container. runc's shim sometimes ends
+// before it has sent its last ones, which containerd then may or may not supply: so of the reference
+// the events before init's exit are compared.
+func (r *Recorder) Expect(t testing.TB, id string, want ...string) {
 	t.Helper()
-	if r.runtime != Runc {
-		return r.Await(t, id, "delete")
+	last := want[len(want)-1]
+	if r.runtime == Runc {
+		want = slices.DeleteFunc(want, func(l string) bool { return l == "delete" })
+		want = want[:len(want)-1]
+		last = want[len(want)-1]
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	var lines []string
-	_ = daemon.Poll(ctx, func() error {
-		lines = r.Of(id)
-		exited := slices.ContainsFunc(lines, func(l string) bool { return strings.HasPrefix(l, "exit") })
-		if !exited || !slices.Contains(lines, "delete") {
-			return errors.New("not all yet")
-		}
-		return nil
-	})
-	lines = slices.DeleteFunc(lines, func(l string) bool { return l == "delete" })
-	return append(slices.Compact(lines), "delete")
+	got := r.Await(t, id, last)
+	if r.runtime == Runc {
+		got = got[:min(len(got), len(want))]
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("events (-want +got):\n%s", diff)
+	}
 }
 
 // execIDs decodes what the task service says about each process.

@@ -129,6 +129,19 @@ func Alive(pid int) bool {
 	return found && !strings.HasPrefix(after, "Z") && !strings.HasPrefix(after, "X")
 }
 
+// Gone waits for the end of processes.
+func Gone(t testing.TB, pids ...int) {
+	t.Helper()
+	for _, pid := range pids {
+		Eventually(t, "end of a process", func() error {
+			if Alive(pid) {
+				return fmt.Errorf("process %d lives", pid)
+			}
+			return nil
+		})
+	}
+}
+
 // Unified reports whether the machine has control groups v2 with controllers.
 func Unified() bool {
 	_, err := os.Stat("/sys/fs/cgroup/cgroup.controllers")

@@ -115,6 +115,7 @@ func TestJoinNetworkNamespace(t *testing.T) {
 func TestJoinWrongNamespace(t *testing.T) {
 	harness.Each(t, func(t *testing.T, e *harness.Env) {
 		for _, path := range []string{"/proc/self/ns/uts", "/etc/passwd", "/no/such/namespace"} {
+			t.Log(path)
 			refused(t, e, []string{"namespace", path}, harness.Spec(oci.WithLinuxNamespace(specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: path})))
 		}
 	})

@@ -59,7 +59,7 @@ func TestKillAll(t *testing.T) {
 		if got := p.Wait(t).Status; got != 137 {
 			t.Errorf("status of the exec %d, want 137", got)
 		}
-		gone(t, members)
+		harness.Gone(t, members...)
 	})
 }
 
@@ -79,16 +79,4 @@ func TestInitExitKillsTheRest(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
-}
-
-func gone(t *testing.T, pids []int) {
-	t.Helper()
-	for _, pid := range pids {
-		harness.Eventually(t, "end of a killed process", func() error {
-			if harness.Alive(pid) {
-				return fmt.Errorf("process %d lives", pid)
-			}
-			return nil
-		})
-	}
 }

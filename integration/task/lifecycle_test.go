@@ -8,7 +8,6 @@ import (
 	apievents "github.com/containerd/containerd/api/events"
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/errdefs"
-	"github.com/google/go-cmp/cmp"
 
 	"github.com/pvelxc/pvelxc/integration/harness"
 )
@@ -31,13 +30,8 @@ func TestEventOrder(t *testing.T) {
 		if err := c.Remove(); err != nil {
 			t.Fatal(err)
 		}
-		got := events.Deleted(t, c.ID())
-		want := []string{
-			"create", "start", "exec-added " + p.ID(), "exec-started " + p.ID(), "exit " + p.ID() + " 5", "exit 0", "delete",
-		}
-		if diff := cmp.Diff(want, got); diff != "" {
-			t.Errorf("events (-want +got):\n%s", diff)
-		}
+		events.Expect(t, c.ID(), "create", "start",
+			"exec-added "+p.ID(), "exec-started "+p.ID(), "exit "+p.ID()+" 5", "exit 0", "delete")
 		create, ok := harness.Payload[*apievents.TaskCreate](events, c.ID())
 		if !ok || create.Pid != pid || create.Bundle != e.Daemon.Bundle(e.Namespace, c.ID()) || len(create.Rootfs) == 0 {
 			t.Errorf("TaskCreate is %v, want pid %d, bundle and rootfs", create, pid)
@@ -58,10 +52,7 @@ func TestExitNeverBeforeStart(t *testing.T) {
 			if err := c.Remove(); err != nil {
 				t.Fatal(err)
 			}
-			got := events.Deleted(t, c.ID())
-			if diff := cmp.Diff([]string{"create", "start", "exit 0", "delete"}, got); diff != "" {
-				t.Fatalf("events (-want +got):\n%s", diff)
-			}
+			events.Expect(t, c.ID(), "create", "start", "exit 0", "delete")
 		}
 	})
 }
@@ -149,9 +140,7 @@ func TestKillCreated(t *testing.T) {
 		if err := c.Remove(); err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff([]string{"create", "exit 137", "delete"}, events.Deleted(t, c.ID())); diff != "" {
-			t.Errorf("events (-want +got):\n%s", diff)
-		}
+		events.Expect(t, c.ID(), "create", "exit 137", "delete")
 	})
 }
 

@@ -16,14 +16,6 @@ import (
 	"github.com/pvelxc/pvelxc/integration/harness"
 )
 
-// sandbox are the annotations by which CRI names the pod of a container.
-func sandbox(id, kind string) harness.Option {
-	return harness.Spec(oci.WithAnnotations(map[string]string{
-		"io.kubernetes.cri.sandbox-id":     id,
-		"io.kubernetes.cri.container-type": kind,
-	}))
-}
-
 // joined puts a container into another one's namespace.
 func joined(kind specs.LinuxNamespaceType, pid uint32, name string) harness.Option {
 	return harness.Spec(oci.WithLinuxNamespace(specs.LinuxNamespace{Type: kind, Path: fmt.Sprintf("/proc/%d/ns/%s", pid, name)}))
@@ -33,8 +25,8 @@ func joined(kind specs.LinuxNamespaceType, pid uint32, name string) harness.Opti
 func TestPodSharesShim(t *testing.T) {
 	harness.Each(t, func(t *testing.T, e *harness.Env) {
 		pod := e.NewID()
-		pause := e.Start(t, harness.ID(pod), sandbox(pod, "sandbox"), harness.Forever())
-		app := e.Start(t, sandbox(pod, "container"), harness.Forever())
+		pause := e.Start(t, harness.ID(pod), harness.Pod(pod, "sandbox"), harness.Forever())
+		app := e.Start(t, harness.Pod(pod, "container"), harness.Forever())
 		other := e.Start(t, harness.Forever())
 		if pause.ShimAddress(t) != app.ShimAddress(t) || pause.Shim(t) != app.Shim(t) {
 			t.Errorf("the containers of a pod have shims %d and %d", pause.Shim(t), app.Shim(t))
@@ -48,7 +40,7 @@ func TestPodSharesShim(t *testing.T) {
 		if got := pause.Sh(t, "echo well"); got != "well\n" {
 			t.Errorf("exec in the sandbox after its container is gone: %q", got)
 		}
-		again := e.Start(t, sandbox(pod, "container"), harness.Forever())
+		again := e.Start(t, harness.Pod(pod, "container"), harness.Forever())
 		if again.Shim(t) != pause.Shim(t) {
 			t.Error("a later container of the pod has another shim")
 		}
@@ -58,9 +50,9 @@ func TestPodSharesShim(t *testing.T) {
 func TestPodNamespaces(t *testing.T) {
 	harness.Each(t, func(t *testing.T, e *harness.Env) {
 		pod := e.NewID()
-		pause := e.Start(t, harness.ID(pod), sandbox(pod, "sandbox"), harness.Forever(), harness.Spec(oci.WithHostname("the-pod")))
+		pause := e.Start(t, harness.ID(pod), harness.Pod(pod, "sandbox"), harness.Forever(), harness.Spec(oci.WithHostname("the-pod")))
 		pid := pause.Task.Pid()
-		app := e.Start(t, sandbox(pod, "container"), harness.Forever(), joined(specs.NetworkNamespace, pid, "net"),
+		app := e.Start(t, harness.Pod(pod, "container"), harness.Forever(), joined(specs.NetworkNamespace, pid, "net"),
 			joined(specs.IPCNamespace, pid, "ipc"), joined(specs.UTSNamespace, pid, "uts"))
 		for _, ns := range []string{"net", "ipc", "uts"} {
 			if a, b := namespace(t, pid, ns), namespace(t, app.Task.Pid(), ns); a != b {
@@ -91,8 +83,8 @@ func namespace(t *testing.T, pid uint32, name string) string {
 func TestPodSharedPIDNamespace(t *testing.T) {
 	harness.Each(t, func(t *testing.T, e *harness.Env) {
 		pod := e.NewID()
-		pause := e.Start(t, harness.ID(pod), sandbox(pod, "sandbox"), harness.Forever())
-		app := e.Start(t, sandbox(pod, "container"), joined(specs.PIDNamespace, pause.Task.Pid(), "pid"),
+		pause := e.Start(t, harness.ID(pod), harness.Pod(pod, "sandbox"), harness.Forever())
+		app := e.Start(t, harness.Pod(pod, "container"), joined(specs.PIDNamespace, pause.Task.Pid(), "pid"),
 			harness.Shell("sleep 1000 & sleep 1000 & echo ready; while :; do sleep 1; done"))
 		app.Saw(t, "ready")
 		if got := strings.TrimSpace(app.Sh(t, "cat /proc/1/comm")); got == "" {
@@ -108,7 +100,7 @@ func TestPodSharedPIDNamespace(t *testing.T) {
 		if got := app.Wait(t).Status; got != 143 {
 			t.Errorf("status %d, want 143", got)
 		}
-		gone(t, members)
+		harness.Gone(t, members...)
 		if got := pause.Sh(t, "echo well"); got != "well\n" {
 			t.Errorf("exec in the sandbox: %q", got)
 		}
@@ -126,10 +118,10 @@ func TestStateDuringCreate(t *testing.T) {
 			}
 		}
 		pod := e.NewID()
-		pause := e.Start(t, harness.ID(pod), sandbox(pod, "sandbox"), harness.Forever())
+		pause := e.Start(t, harness.ID(pod), harness.Pod(pod, "sandbox"), harness.Forever())
 		created := make(chan error, 1)
 		go func() {
-			_, err := e.TryCreate(t, sandbox(pod, "container"), harness.Forever(), harness.Edit(func(s *specs.Spec) {
+			_, err := e.TryCreate(t, harness.Pod(pod, "container"), harness.Forever(), harness.Edit(func(s *specs.Spec) {
 				s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{harness.Hook(fmt.Sprintf("echo >%s; read line <%s", reached, release))}}
 			}))
 			created <- err
