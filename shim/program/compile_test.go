@@ -54,6 +54,12 @@ func plan(root string) *oci2lxc.Plan {
 }
 
 func TestWholeContainer(t *testing.T) {
+	t.Run("host", func(t *testing.T) { wholeContainer(t, options{hook: true}) })
+	t.Run("user namespace", func(t *testing.T) { wholeContainer(t, options{hook: true, userns: true}) })
+}
+
+func wholeContainer(t *testing.T, o options) {
+	needRoot(t)
 	root, host := newRoot(t), t.TempDir()
 	writeFile(t, host+"/hello", "hello\n", 0o644)
 	pl := plan(root)
@@ -61,8 +67,17 @@ func TestWholeContainer(t *testing.T) {
 	if err := os.Remove(root + "/proc"); err != nil {
 		t.Fatal(err)
 	}
-	r := startInit(t, options{hook: true}, root)
-	hook, err := Hook(HookInput{Plan: pl, Trees: map[int]*os.File{3: tree(t, host), 4: tree(t, t.TempDir())}, State: []byte("created\n")})
+	host2 := t.TempDir()
+	mkdir(t, host2+"/tmp") // root of a user namespace could not make it
+	in := HookInput{Plan: pl, Trees: map[int]*os.File{3: tree(t, host), 4: tree(t, host2)}, State: []byte("created\n")}
+	if o.userns {
+		if err := os.Chown(root, 100000, 100000); err != nil {
+			t.Fatal(err)
+		}
+		in.Devices = map[string]*os.File{"/dev/null": tree(t, "/dev/null"), "/dev/tty": tree(t, "/dev/tty")}
+	}
+	r := startInit(t, o, root)
+	hook, err := Hook(in)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -121,7 +121,8 @@ func (b *Builder) Signals(pdeath uint32) {
 }
 
 // LoadSeccomp loads a filter. With Seccomp.Flags NEW_LISTENER the listener comes as
-// MsgFD FDSeccomp.
+// MsgFD FDSeccomp, sent with sendmsg(2): a filter that notifies that call waits for
+// ever for a listener that cannot come.
 func (b *Builder) LoadSeccomp(s Seccomp) {
 	b.begin(opSeccomp, "load the seccomp filter").u32(s.Flags).bytes(s.Filter).end()
 }

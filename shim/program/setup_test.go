@@ -47,3 +47,18 @@ func TestSysctl(t *testing.T) {
 		}
 	}
 }
+
+func TestFakeProc(t *testing.T) {
+	nothing := func(b *Builder) { b.Umask(0) }
+	for name, mounts := range map[string]string{"no mount": "", "other filesystem": "tmpfs x /proc", "part of procfs": "bind /proc/sys /proc"} {
+		if err := initError(t, options{noProc: true, mounts: mounts}, newRoot(t), nothing); !errors.Is(err, unix.EXDEV) || err.Text != "/proc is not a procfs" {
+			t.Errorf("%s: got %v, want EXDEV", name, err)
+		}
+	}
+	set := func(b *Builder) { b.Sysctl("kernel/shmmni", "4000") }
+	for _, mounts := range []string{"tmpfs x /proc/sys", "bind /proc/sys/net /proc/sys/kernel"} {
+		if err := initError(t, options{mounts: mounts}, newRoot(t), set); !errors.Is(err, unix.EXDEV) {
+			t.Errorf("%s: got %v, want EXDEV", mounts, err)
+		}
+	}
+}
