@@ -69,6 +69,7 @@ func TestReadonly(t *testing.T) {
 	got := output(t, options{mounts: "tmpfs x /data/sub"}, root, `
 		echo 1 2>&1 >/proc/sys/net/ipv4/ip_forward
 		touch /data/x /data/sub/x 2>&1
+		grep -c ' /data/sub ro,' /proc/self/mountinfo
 		touch /tmp/x && echo fine`, func(b *Builder) {
 		b.Sysctl("net/ipv4/ip_forward", "1")
 		b.Readonly("/proc/sys")
@@ -77,7 +78,7 @@ func TestReadonly(t *testing.T) {
 		b.Readonly("/proc/none")
 	})
 	want := "/bin/sh: can't create /proc/sys/net/ipv4/ip_forward: Read-only file system\n" +
-		"touch: /data/x: Read-only file system\ntouch: /data/sub/x: Read-only file system\nfine"
+		"touch: /data/x: Read-only file system\ntouch: /data/sub/x: Read-only file system\n1\nfine"
 	if got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
