@@ -97,8 +97,16 @@ func TestSwapUpdateAlone(t *testing.T) {
 func TestApplyNamesTheMissingController(t *testing.T) {
 	g := newGroup(t, nil)
 	g.config.Resources = &specs.LinuxResources{Rdma: map[string]specs.LinuxRdma{"mlx5_1": {HcaHandles: ptr(uint32(3))}}}
-	if slices.ContainsFunc(g.hierarchies, func(h hierarchy) bool { return slices.Contains(h.controllers, "rdma") }) || strings.Contains(mustRead(t, g.unified(), "cgroup.controllers"), "rdma") {
-		t.Skip("needs a host without the rdma controller")
+	if g.mode == oci2lxc.CgroupUnified {
+		// Taken away from the leaf, as a parent with processes would.
+		parent := filepath.Dir(g.unified())
+		if strings.Contains(mustRead(t, parent, "cgroup.subtree_control"), "rdma") {
+			if err := writeFile(parent, "cgroup.subtree_control", "-rdma"); err != nil {
+				t.Fatal(err)
+			}
+		}
+	} else if g.v1("rdma") != "" {
+		t.Skip("needs a host without the rdma controller, which v1 cannot take away")
 	}
 	err := g.Apply(timeout(t))
 	if !errors.Is(err, errdefs.ErrFailedPrecondition) {

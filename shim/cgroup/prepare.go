@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
-	"golang.org/x/sys/unix"
 
 	"github.com/pvelxc/pvelxc/oci2lxc"
 )
@@ -110,22 +109,43 @@ func enableControllers(dir string, needed []need) error {
 			add = append(add, "+"+name)
 		}
 	}
-	if len(add) == 0 || writeFile(dir, "cgroup.subtree_control", strings.Join(add, " ")) == nil {
+	if len(add) == 0 {
+		return nil
+	}
+	missing := func(name string) int {
+		return slices.IndexFunc(needed, func(n need) bool { return "+"+n.controller == name })
+	}
+	// A cgroup with processes of its own, unless it is the root, gives its children
+	// no controllers. The kernel would take the threaded ones (cpu, pids), and then
+	// let no process into the children.
+	if pid := anyProcess(dir); pid != 0 && dir != root {
+		if i := slices.IndexFunc(add, func(name string) bool { return missing(name) >= 0 }); i >= 0 {
+			return needed[missing(add[i])].busy(dir, pid)
+		}
+		return nil
+	}
+	if writeFile(dir, "cgroup.subtree_control", strings.Join(add, " ")) == nil {
 		return nil
 	}
 	// One that cannot be enabled spoils the others: one by one, then.
 	for _, name := range add {
-		err := writeFile(dir, "cgroup.subtree_control", name)
-		index := slices.IndexFunc(needed, func(n need) bool { return "+"+n.controller == name })
-		if err == nil || index < 0 {
-			continue
+		if err := writeFile(dir, "cgroup.subtree_control", name); err != nil && missing(name) >= 0 {
+			return needed[missing(name)].failed(dir, err)
 		}
-		if errors.Is(err, unix.EBUSY) {
-			return needed[index].busy(dir)
-		}
-		return needed[index].failed(dir, err)
 	}
 	return nil
+}
+
+// anyProcess is one of the processes in the cgroup itself, 0 if there is none.
+func anyProcess(dir string) int {
+	data, err := readFile(dir, "cgroup.procs")
+	if err != nil {
+		return 0
+	}
+	if pids, err := parsePids(data); err == nil && len(pids) > 0 {
+		return pids[0]
+	}
+	return 0
 }
 
 func controllers(dir string) (available, enabled []string, err error) {
@@ -152,15 +172,9 @@ func (n need) missing(dir string) error {
 		n.limit, n.file, n.value, dir, n.controller, errdefs.ErrFailedPrecondition)
 }
 
-func (n need) busy(dir string) error {
-	who := "a process"
-	if data, err := readFile(dir, "cgroup.procs"); err == nil {
-		if pids, err := parsePids(data); err == nil && len(pids) > 0 {
-			who = fmt.Sprintf("process %d", pids[0])
-		}
-	}
-	return fmt.Errorf("%s needs %s = %s, but %s is in cgroup %s itself, so its children cannot have the %s controller (hint: move the process to a cgroup of its own, or choose another cgroup parent): %w",
-		n.limit, n.file, n.value, who, dir, n.controller, errdefs.ErrFailedPrecondition)
+func (n need) busy(dir string, pid int) error {
+	return fmt.Errorf("%s needs %s = %s, but process %d is in cgroup %s itself, so its children cannot have the %s controller (hint: move the process to a cgroup of its own, or choose another cgroup parent): %w",
+		n.limit, n.file, n.value, pid, dir, n.controller, errdefs.ErrFailedPrecondition)
 }
 
 func (n need) failed(dir string, err error) error {
