@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/ttrpc"
 	"golang.org/x/sys/unix"
 
+	"github.com/pvelxc/pvelxc/shim/cgroup"
 	"github.com/pvelxc/pvelxc/shim/events"
 	"github.com/pvelxc/pvelxc/shim/reaper"
 	"github.com/pvelxc/pvelxc/shim/task"
@@ -38,6 +39,7 @@ func (in *invocation) serve(ctx context.Context) error {
 }
 
 func (in *invocation) serveUntilEmpty(ctx context.Context) error {
+	cgroup.Prime() // containerd will ask for a container at once
 	listener, err := inherit(listenerFD)
 	if err != nil {
 		return err
