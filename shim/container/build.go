@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/pvelxc/pvelxc/oci2lxc"
 	"github.com/pvelxc/pvelxc/shim/program"
 )
 
@@ -85,10 +86,16 @@ func (c *Container) runHook(ctx context.Context, in *inputs, pid int) error {
 	if err != nil {
 		return err
 	}
-	// The limits hold before any code of the user's runs, hooks included; the hook's
-	// mounts and the writes to the cgroup go on side by side.
+	// The limits hold before any code of the user's runs, hooks included. On v2 the
+	// hook's mounts and the writes to the cgroup go on side by side; on v1 the device
+	// controller denies everything, mknod included, until its list is written.
 	limits := make(chan error, 1)
-	go func() { limits <- c.limit(ctx, pid) }()
+	limit := func() { limits <- c.limit(ctx, pid) }
+	if c.state.CgroupMode == oci2lxc.CgroupUnified {
+		go limit()
+	} else {
+		limit()
+	}
 	err = c.monitor.answer(ctx, p)
 	if err == nil {
 		err = c.monitor.sync(ctx, program.SyncMounted, nil)
