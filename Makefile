@@ -37,7 +37,8 @@ demo: ## run an OCI image as an LXC container on this machine and clean up (IMAG
 	@dist/dev/deps.sh run
 	@$(MAKE) --no-print-directory go c
 	@$(PEERS) containerd
-	@$(INTEGRATION) run ./cmd/demo $(if $(IMAGE),-image '$(IMAGE)')
+	@$(INTEGRATION) build -o $(OUT)/demo ./cmd/demo
+	@$(OUT)/demo $(if $(IMAGE),-image '$(IMAGE)')
 
 test: deps ## every test: unit, golden, short fuzz, integration against real containerd and LXC
 	@$(MAKE) --no-print-directory go c
@@ -47,7 +48,8 @@ test: deps ## every test: unit, golden, short fuzz, integration against real con
 bench: deps ## measure against runc and crun; writes out/bench.json
 	@$(MAKE) --no-print-directory go c
 	@$(PEERS) containerd runc
-	@$(INTEGRATION) run ./cmd/bench
+	@$(INTEGRATION) build -o $(OUT)/bench ./cmd/bench
+	@$(OUT)/bench
 
 lint: deps ## go vet, golangci-lint, C with all warnings as errors, shell syntax
 	@dist/dev/lint.sh

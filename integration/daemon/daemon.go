@@ -108,6 +108,8 @@ func (d *Daemon) Start(ctx context.Context) error {
 	d.cmd = exec.Command(command[0], command[1:]...)
 	d.cmd.Stdout, d.cmd.Stderr = logfile, logfile
 	d.cmd.Env = append(append(os.Environ(), "PATH="+d.path()), d.Env...)
+	// A Ctrl-C is for the program that runs the daemon, which then stops it in order.
+	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := d.cmd.Start(); err != nil {
 		return fmt.Errorf("start containerd: %w", err)
 	}
