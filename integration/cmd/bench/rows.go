@@ -169,7 +169,11 @@ func (b *bench) stopDelete(ctx context.Context, s *subject) (float64, error) {
 func (b *bench) runRm(ctx context.Context, s *subject) (float64, error) {
 	args := []string{"--address", s.daemon.Address, "--namespace", namespace, "run", "--rm", "--runtime", s.runtime}
 	if s.name == "crun" || s.name == "runc" {
-		args = append(args, "--runc-binary", s.binary())
+		binary, err := s.anyVersion()
+		if err != nil {
+			return 0, err
+		}
+		args = append(args, "--runc-binary", binary)
 	}
 	id := fmt.Sprintf("b%d", b.serial.Add(1))
 	args = append(args, image.Busybox, id, "true")
