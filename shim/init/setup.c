@@ -1,7 +1,6 @@
 /* Setup of the container's namespaces, apart from mounts. */
 #include <errno.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <unistd.h>
 
 #include "kernel.h"
@@ -81,16 +80,11 @@ int pvx_op_sysctl(struct pvx_reader *r)
 
 static int write_offsets(const char *offsets)
 {
-	int fd, rc;
+	int fd = pvx_proc("self/timens_offsets", O_WRONLY), rc;
 
-	/* The file belongs to the owner of this process's memory, and that is the host's root while
-	 * it is not dumpable: out of reach in a user namespace. Nothing of the container runs yet. */
-	prctl(PR_SET_DUMPABLE, 1);
-	fd = pvx_proc("self/timens_offsets", O_WRONLY);
 	rc = fd < 0 || pvx_write(fd, offsets, strlen(offsets)) ? PVX_FAIL("write timens_offsets") : 0;
 	if (fd >= 0)
 		close(fd);
-	prctl(PR_SET_DUMPABLE, 0);
 	return rc;
 }
 

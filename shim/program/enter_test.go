@@ -200,7 +200,13 @@ func TestExecCgroup(t *testing.T) {
 	}
 	defer dir.Close()
 	pidfd := sleeper(t, options{}, newRoot(t))
-	in := ExecInput{Process: &oci2lxc.Process{Args: []string{"/bin/cat", "/proc/self/cgroup"}, Cwd: "/"}, PidFD: pidfd, Cgroup: dir, Namespaces: allNamespaces}
+	in := ExecInput{
+		Process: &oci2lxc.Process{
+			Args: []string{"/bin/cat", "/proc/self/cgroup", "/proc/self/status"}, Cwd: "/",
+			Affinity: &oci2lxc.Affinity{Initial: []int{0}},
+		},
+		PidFD: pidfd, Cgroup: dir, Namespaces: allNamespaces,
+	}
 	var v1 string
 	if files, _ := filepath.Glob("/sys/fs/cgroup/*/cgroup.procs"); base != "/sys/fs/cgroup" && len(files) > 0 {
 		v1, err = os.MkdirTemp("/sys/fs/cgroup/pids", "pvelxc-init-test-")
@@ -221,6 +227,9 @@ func TestExecCgroup(t *testing.T) {
 	out, _, err := execIn(t, p, nil)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if !strings.Contains(out, "Cpus_allowed_list:\t0\n") {
+		t.Errorf("the first CPUs were not set:\n%s", out)
 	}
 	for _, g := range []string{group, v1} {
 		if g != "" && !strings.Contains(out, "/"+filepath.Base(g)) {

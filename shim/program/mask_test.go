@@ -2,6 +2,7 @@ package program
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -111,7 +112,7 @@ func TestPropagation(t *testing.T) {
 	if err := os.Symlink("s", root+"/link"); err != nil {
 		t.Fatal(err)
 	}
-	mounts := []string{"tmpfs t /s", "tmpfs t /s/x", "tmpfs t /s/x/y", "tmpfs t /u", "tmpfs t /keep", "tmpfs t /m", "slave /m /slave", "slave /m /gone"}
+	mounts := []string{"tmpfs t /s", "tmpfs t /s/x", "tmpfs t /s/x/y", "tmpfs t /u", "tmpfs t /keep", "tmpfs t /sx", "tmpfs t /m", "slave /m /slave", "slave /m /gone"}
 	got := output(t, options{mounts: strings.Join(mounts, "\n")}, root,
 		`while read a b c d path opts tag rest; do case $tag in -) tag=;; esac; echo "$path ${tag%%:*}"; done </proc/self/mountinfo`,
 		func(b *Builder) {
@@ -125,7 +126,7 @@ func TestPropagation(t *testing.T) {
 				{Path: "/none", Flag: unix.MS_SHARED},
 			})
 		})
-	want := map[string]string{"/": "", "/proc": "", "/s": "shared", "/s/x": "shared", "/s/x/y": "", "/u": "unbindable", "/keep": "shared", "/m": "shared", "/slave": "master", "/gone": ""}
+	want := map[string]string{"/": "", "/proc": "", "/s": "shared", "/s/x": "shared", "/s/x/y": "", "/u": "unbindable", "/keep": "shared", "/sx": "", "/m": "shared", "/slave": "master", "/gone": ""}
 	for line := range strings.Lines(got) {
 		path, tag, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
 		if w, ok := want[path]; !ok || w != tag {
@@ -165,6 +166,26 @@ func TestTimeNamespace(t *testing.T) {
 		if len(f) != 7 || f[1] != "-3" || f[4] != "1000000000" || f[5] != "5" || len(f[6]) < 10 {
 			t.Errorf("userns %v: got %q", userns, got)
 		}
+	}
+	// PID 1 itself is in it, not only its children.
+	r := startInit(t, options{}, newRoot(t))
+	b := new(Builder)
+	b.TimeNamespace("")
+	b.Sync(SyncCreated)
+	r.send(program(t, b))
+	if m := r.recv(); m.Type != MsgSync {
+		t.Fatalf("got %+v, want MsgSync", m)
+	}
+	link := func(pid any, name string) string {
+		s, err := os.Readlink(fmt.Sprintf("/proc/%v/ns/%s", pid, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	own, children := link(r.cmd.Process.Pid, "time"), link(r.cmd.Process.Pid, "time_for_children")
+	if own != children || own == link("self", "time") {
+		t.Errorf("PID 1 is in %s, its children in %s, the host in %s", own, children, link("self", "time"))
 	}
 	if err := initError(t, options{}, newRoot(t), func(b *Builder) { b.TimeNamespace("nonsense") }); !errors.Is(err, unix.EINVAL) {
 		t.Errorf("got %v, want EINVAL", err)
