@@ -175,12 +175,19 @@ func (c *Container) watchExec(p *Process, exits <-chan reaper.Exit) {
 // soon as it has a child in the container, which is the shim's child too.
 func (c *Container) startHelper(peer *os.File, streams *stdio.IO) (int, error) {
 	child := streams.Child()
+	// Read-only, so that no process of the container can write to the host's binary
+	// through the helper's /proc/PID/exe (CVE-2019-5736).
+	tree, err := initTree(c.settings.InitPath)
+	if err != nil {
+		return 0, err
+	}
+	defer tree.Close()
 	cmd := &exec.Cmd{
-		Path:        c.settings.InitPath,
+		Path:        "/proc/self/fd/4",
 		Args:        []string{c.settings.InitPath, "exec", "3"},
 		Env:         []string{},
 		Dir:         "/",
-		ExtraFiles:  []*os.File{peer},
+		ExtraFiles:  []*os.File{peer, tree},
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
 	}
 	if child.Stdin != nil {
