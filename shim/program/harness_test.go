@@ -100,13 +100,14 @@ func tree(t testing.TB, path string) *os.File {
 
 // options say in what surroundings a role runs.
 type options struct {
-	userns bool   // a user namespace that maps 0 to 100000
-	mounts string // for stage: lines of type (or bind, slave), source, destination
-	noProc bool   // stage mounts no procfs
-	hook   bool   // stage runs the hook role first, on the same socket; it then mounts /proc
-	stdin  *os.File
-	flags  uintptr // CLONE_NEW* beside the usual ones
-	root   string  // stageEnv
+	userns      bool   // a user namespace that maps 0 to 100000
+	mounts      string // for stage: lines of type (or bind, slave), source, destination
+	noSetgroups bool   // setgroups(2) is denied in the user namespace
+	noProc      bool   // stage mounts no procfs
+	hook        bool   // stage runs the hook role first, on the same socket; it then mounts /proc
+	stdin       *os.File
+	flags       uintptr // CLONE_NEW* beside the usual ones
+	root        string  // stageEnv
 }
 
 // role is a running pvelxc-init.
@@ -149,8 +150,8 @@ func start(t testing.TB, o options, own bool, path string, args []string, files 
 			r.cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
 			m := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 100000, Size: 65536}}
 			r.cmd.SysProcAttr.UidMappings, r.cmd.SysProcAttr.GidMappings = m, m
-			r.cmd.SysProcAttr.GidMappingsEnableSetgroups = true
-			r.cmd.SysProcAttr.Credential = &syscall.Credential{}
+			r.cmd.SysProcAttr.GidMappingsEnableSetgroups = !o.noSetgroups
+			r.cmd.SysProcAttr.Credential = &syscall.Credential{NoSetGroups: o.noSetgroups}
 		}
 	}
 	if err := r.cmd.Start(); err != nil {

@@ -28,7 +28,7 @@ func allCaps(t *testing.T) uint64 {
 
 func TestUserAndCapabilities(t *testing.T) {
 	status := "grep -E '^(Uid|Gid|Groups|Cap...):' /proc/self/status"
-	chown, kill, admin := uint64(1)<<unix.CAP_CHOWN, uint64(1)<<unix.CAP_KILL, capSysAdmin
+	chown, kill := uint64(1)<<unix.CAP_CHOWN, uint64(1)<<unix.CAP_KILL
 	for name, c := range map[string]struct {
 		caps     oci2lxc.Capabilities
 		keep     bool
@@ -64,7 +64,6 @@ func TestUserAndCapabilities(t *testing.T) {
 			}
 		})
 	}
-	_ = admin
 	if err := initError(t, options{userns: true}, newRoot(t), func(b *Builder) { b.User(oci2lxc.Capabilities{}, false, 70000, 0, nil) }); !errors.Is(err, unix.EINVAL) || err.Text != "setuid 70000" {
 		t.Errorf("unmapped uid: got %v, want EINVAL", err)
 	}
@@ -73,6 +72,19 @@ func TestUserAndCapabilities(t *testing.T) {
 		b.User(oci2lxc.Capabilities{}, false, 0, 0, nil)
 	}); !errors.Is(err, unix.EPERM) {
 		t.Errorf("twice: got %v, want EPERM", err)
+	}
+}
+
+func TestSetgroupsDenied(t *testing.T) {
+	o := options{userns: true, noSetgroups: true}
+	for _, groups := range [][]uint32{nil, {7}} {
+		if got := output(t, o, newRoot(t), "id -u", func(b *Builder) { b.User(oci2lxc.Capabilities{}, false, 5, 5, groups) }); got != "5" {
+			t.Errorf("uid is %q, want 5", got)
+		}
+	}
+	err := initError(t, options{userns: true}, newRoot(t), func(b *Builder) { b.User(oci2lxc.Capabilities{}, false, 5, 5, []uint32{70000}) })
+	if !errors.Is(err, unix.EINVAL) || err.Text != "setgroups" {
+		t.Errorf("unmapped group: got %v, want EINVAL", err)
 	}
 }
 
