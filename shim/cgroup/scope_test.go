@@ -100,13 +100,13 @@ func TestScope(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	check(".", "cpu.weight", "170")
+	check(".", "cpu.weight", "174")
 	check("payload", "pids.max", "60")
 	check("payload", "memory.max", "67108864")
 	if out, err := exec.Command("systemctl", "daemon-reload").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	check(".", "cpu.weight", "170")
+	check(".", "cpu.weight", "174")
 	check("payload", "pids.max", "60")
 
 	p := spawn(t, g, "wait")
