@@ -1,0 +1,176 @@
+package pvetest
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+)
+
+// Cluster is nodes that share one database.
+type Cluster struct{ db *database }
+
+// NewCluster makes a cluster with the directories of its nodes.
+func NewCluster(nodes ...string) *Cluster { return &Cluster{newDatabase(nodes)} }
+
+// Op is a change of the file system that a node asks the cluster for: each is a
+// round trip through corosync.
+type Op string
+
+// The operations that change the database.
+const (
+	OpCreate Op = "create"
+	OpWrite  Op = "write"
+	OpRename Op = "rename"
+	OpRemove Op = "remove"
+	OpSet    Op = "set"
+	OpMkdir  Op = "mkdir"
+)
+
+// Mount is one node's /etc/pve.
+type Mount struct {
+	// Dir is where it is mounted.
+	Dir  string
+	node string
+	db   *database
+
+	server     *fuse.Server
+	quorum     atomic.Bool
+	down       atomic.Bool
+	generation atomic.Int64 // of the daemon: handles of an earlier one are dead
+	latency    atomic.Int64 // nanoseconds
+
+	mu     sync.Mutex // guards what follows
+	counts map[Op]int
+	before func(op Op, path string)
+}
+
+// Mount shows the cluster at dir as node sees it. Close must follow.
+func (c *Cluster) Mount(node, dir string) (*Mount, error) {
+	m := &Mount{Dir: dir, node: node, db: c.db, counts: map[Op]int{}}
+	m.quorum.Store(true)
+	var none time.Duration
+	server, err := fs.Mount(dir, &inode{m: m, e: c.db.root}, &fs.Options{
+		MountOptions:    fuse.MountOptions{FsName: "pmxcfs", Name: "pmxcfs", DirectMount: true, MaxWrite: maxFile},
+		EntryTimeout:    &none,
+		AttrTimeout:     &none,
+		NegativeTimeout: &none,
+		RootStableAttr:  &fs.StableAttr{Mode: syscall.S_IFDIR, Ino: c.db.root.ino},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("mount %s: %w", dir, err)
+	}
+	m.server = server
+	return m, nil
+}
+
+// Close unmounts.
+func (m *Mount) Close() error {
+	err := m.server.Unmount()
+	if err != nil {
+		// Something still has a file open; the name must go nevertheless.
+		err = syscall.Unmount(m.Dir, syscall.MNT_DETACH)
+	}
+	return err
+}
+
+// Start mounts a cluster for a test, each node in a directory of its own, and
+// skips where FUSE cannot be mounted.
+func Start(t testing.TB, nodes ...string) map[string]*Mount {
+	t.Helper()
+	if _, err := os.Stat("/dev/fuse"); err != nil || os.Geteuid() != 0 {
+		t.Skipf("needs /dev/fuse and root: %v, uid %d", err, os.Geteuid())
+	}
+	c := NewCluster(nodes...)
+	mounts := map[string]*Mount{}
+	for _, n := range nodes {
+		dir := filepath.Join(t.TempDir(), n)
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		m, err := c.Mount(n, dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := m.Close(); err != nil {
+				t.Errorf("unmount: %v", err)
+			}
+		})
+		mounts[n] = m
+	}
+	return mounts
+}
+
+// SetQuorum gives or takes the node's quorum.
+func (m *Mount) SetQuorum(quorate bool) { m.quorum.Store(quorate) }
+
+// SetLatency delays every change, as corosync does.
+func (m *Mount) SetLatency(d time.Duration) { m.latency.Store(int64(d)) }
+
+// Stop ends the daemon without unmounting: everything answers ENOTCONN.
+func (m *Mount) Stop() { m.down.Store(true) }
+
+// Resume starts a new daemon. What was open stays dead.
+func (m *Mount) Resume() {
+	m.generation.Add(1)
+	m.down.Store(false)
+}
+
+// Before has f called before each change, with no lock held; f may use the mount.
+// Nil ends it.
+func (m *Mount) Before(f func(op Op, path string)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.before = f
+}
+
+// Counts returns the changes asked for since the last call.
+func (m *Mount) Counts() map[Op]int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	counts := m.counts
+	m.counts = map[Op]int{}
+	return counts
+}
+
+// change runs f on the database as one change, unless the node's state forbids it.
+func (m *Mount) change(op Op, path func() string, f func() syscall.Errno) syscall.Errno {
+	m.db.mu.Lock()
+	name := path()
+	m.db.mu.Unlock()
+	m.mu.Lock()
+	m.counts[op]++
+	before := m.before
+	m.mu.Unlock()
+	if before != nil {
+		before(op, name)
+	}
+	if m.down.Load() {
+		return syscall.ENOTCONN
+	}
+	if !m.quorum.Load() {
+		return syscall.EACCES
+	}
+	time.Sleep(time.Duration(m.latency.Load()))
+	m.db.mu.Lock()
+	defer m.db.mu.Unlock()
+	return f()
+}
+
+// look runs f on the database without changing it.
+func (m *Mount) look(f func() syscall.Errno) syscall.Errno {
+	if m.down.Load() {
+		return syscall.ENOTCONN
+	}
+	m.db.mu.Lock()
+	defer m.db.mu.Unlock()
+	return f()
+}
