@@ -62,8 +62,8 @@ func runJob(job string) {
 		<-got
 		os.Exit(42)
 	case "breed":
-		// Each child starts another before it ends: a list of processes is old as soon
-		// as it is read.
+		// As fast as it can, up to pids.max: a list of processes is old as soon as it is
+		// read.
 		for {
 			cmd := exec.Command("/proc/self/exe")
 			cmd.Env = []string{"CGROUP_TEST_JOB=die"}
@@ -75,7 +75,7 @@ func runJob(job string) {
 			go func() { _ = cmd.Wait() }()
 		}
 	case "die":
-		time.Sleep(50 * time.Millisecond)
+		time.Sleep(time.Second)
 	case "open":
 		if _, err := os.OpenFile(os.Getenv("CGROUP_TEST_DEVICE"), os.O_RDWR, 0); errors.Is(err, unix.EPERM) {
 			os.Exit(13)

@@ -9,13 +9,13 @@ import (
 func TestAllLoaded(t *testing.T) {
 	const list = "lxc-container-default-cgns (enforce)\ncri-containerd.apparmor.d (enforce)\nodd (name) (complain)\n"
 	for name, want := range map[string]bool{
-		"cri-containerd.apparmor.d":                                true,
-		"cri-containerd":                                           false,
-		"cri-containerd.apparmor.d (enforce)":                      false,
-		"odd (name)":                                               true,
-		"odd":                                                      false,
-		"":                                                         false,
-		"unconfined":                                               true,
+		"cri-containerd.apparmor.d":           true,
+		"cri-containerd":                      false,
+		"cri-containerd.apparmor.d (enforce)": false,
+		"odd (name)":                          true,
+		"odd":                                 false,
+		"":                                    false,
+		"unconfined":                          true,
 		"lxc-container-default-cgns//&odd (name)":                  true,
 		"lxc-container-default-cgns//&none":                        false,
 		"lxc-container-default-cgns//&unconfined":                  true,
