@@ -59,6 +59,7 @@ type Container struct {
 	dirs                  dirs
 	spec                  *specs.Spec
 	plan                  *oci2lxc.Plan
+	joined                *oci2lxc.IDMap // of the user namespace that the specification joins
 	group                 *cgroup.Group
 	filter                *program.Seccomp
 	notify                bool
@@ -72,10 +73,11 @@ type Container struct {
 	// state and its file are written by create alone, then read only.
 	state state
 
-	mu      sync.Mutex // guards what follows
-	execs   map[string]*Process
-	specs   map[string]*specs.Process // of execs that were not started
-	deleted bool
+	mu          sync.Mutex // guards what follows
+	execs       map[string]*Process
+	specs       map[string]*specs.Process // of execs that were not started
+	memoryLimit *int64                    // in bytes, as last set; nil for none
+	deleted     bool
 }
 
 // ID is the container's id.
@@ -170,7 +172,7 @@ func (p *Process) setPaused(paused bool, emit func()) {
 
 // Update changes limits; a field that r leaves unset stays as it is.
 func (c *Container) Update(ctx context.Context, r *specs.LinuxResources) error {
-	checked, warnings, err := oci2lxc.ConvertResources(r, c.options())
+	checked, warnings, err := oci2lxc.ConvertResources(c.withMemoryLimit(r), c.options())
 	if err != nil {
 		return fmt.Errorf("update container %s: %w", c.id, err)
 	}
@@ -178,7 +180,29 @@ func (c *Container) Update(ctx context.Context, r *specs.LinuxResources) error {
 	if err := c.group.Update(ctx, checked); err != nil {
 		return fmt.Errorf("update container %s: %w", c.id, err)
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if m := checked.Memory; m != nil && m.Limit != nil {
+		c.memoryLimit = m.Limit
+	}
 	return nil
+}
+
+// withMemoryLimit completes an update of memory.swap alone: the value counts memory
+// as well, so the conversion needs the limit that is in force.
+func (c *Container) withMemoryLimit(r *specs.LinuxResources) *specs.LinuxResources {
+	if r == nil || r.Memory == nil || r.Memory.Swap == nil || r.Memory.Limit != nil {
+		return r
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.memoryLimit == nil {
+		return r
+	}
+	full, memory := *r, *r.Memory
+	memory.Limit = c.memoryLimit
+	full.Memory = &memory
+	return &full
 }
 
 // Stats returns containerd's metrics of the host's cgroup version.

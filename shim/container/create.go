@@ -94,14 +94,23 @@ func load(ctx context.Context, cfg Config) (*Container, error) {
 	if c.spec, err = readSpec(filepath.Join(cfg.Bundle, "config.json")); err != nil {
 		return nil, err
 	}
-	opts := c.options()
-	if opts.JoinedIDMap, err = joinedIDMap(c.spec); err != nil {
+	if settings.Unprivileged != nil {
+		joinUserNamespace(c.spec)
+	}
+	if c.joined, err = joinedIDMap(c.spec); err != nil {
 		return nil, err
 	}
+	if err := checkHostNetwork(c.spec); err != nil {
+		return nil, err
+	}
+	opts := c.options()
 	if c.plan, err = oci2lxc.Convert(c.spec, opts); err != nil {
 		return nil, err
 	}
 	c.warn(c.plan.Warnings)
+	if r := c.plan.Cgroup.Resources; r != nil && r.Memory != nil {
+		c.memoryLimit = r.Memory.Limit
+	}
 	if c.group, err = cgroup.Open(opts.CgroupMode, c.plan.Cgroup); err != nil {
 		return nil, err
 	}
@@ -137,6 +146,7 @@ func (c *Container) options() oci2lxc.Options {
 		SELinux:       lsm.SELinuxEnabled(),
 		LXCAppArmor:   lsm.AppArmorEnabled(),
 		Unprivileged:  c.settings.Unprivileged,
+		JoinedIDMap:   c.joined,
 		NoNewKeyring:  c.settings.NoNewKeyring,
 	}
 }

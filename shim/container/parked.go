@@ -1,17 +1,12 @@
 package container
 
 import (
-	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/containerd/errdefs"
-	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/pvelxc/pvelxc/oci2lxc"
@@ -61,62 +56,4 @@ func raiseLimits(pid int, plan *oci2lxc.Plan) error {
 		}
 	}
 	return nil
-}
-
-// processNamespace matches the only form of user namespace path whose map can be
-// read from outside.
-var processNamespace = regexp.MustCompile(`^/proc/([0-9]+)/ns/user$`)
-
-// joinedIDMap reads the map of the user namespace that the specification joins; nil
-// when it joins none. The rootfs and the LXC config need it.
-func joinedIDMap(spec *specs.Spec) (*oci2lxc.IDMap, error) {
-	if spec.Linux == nil {
-		return nil, nil
-	}
-	for _, ns := range spec.Linux.Namespaces {
-		if ns.Type != specs.UserNamespace || ns.Path == "" {
-			continue
-		}
-		match := processNamespace.FindStringSubmatch(filepath.Clean(ns.Path))
-		if match == nil {
-			return nil, fmt.Errorf("linux.namespaces: user namespace %s: its id map can only be read of a /proc/PID/ns/user path: %w",
-				ns.Path, errdefs.ErrNotImplemented)
-		}
-		uids, err1 := readIDMap("/proc/" + match[1] + "/uid_map")
-		gids, err2 := readIDMap("/proc/" + match[1] + "/gid_map")
-		if err := errors.Join(err1, err2); err != nil {
-			return nil, fmt.Errorf("linux.namespaces: user namespace %s: %w", ns.Path, err)
-		}
-		return &oci2lxc.IDMap{UIDs: uids, GIDs: gids}, nil
-	}
-	return nil, nil
-}
-
-func readIDMap(path string) ([]specs.LinuxIDMapping, error) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("read id map: %w", err)
-	}
-	return parseIDMap(string(data))
-}
-
-// parseIDMap parses uid_map and gid_map (user_namespaces(7)).
-func parseIDMap(text string) ([]specs.LinuxIDMapping, error) {
-	var ids []specs.LinuxIDMapping
-	for line := range strings.Lines(text) {
-		f := strings.Fields(line)
-		if len(f) != 3 {
-			return nil, fmt.Errorf("read id map: bad line %q", line)
-		}
-		var n [3]uint32
-		for i := range f {
-			v, err := strconv.ParseUint(f[i], 10, 32)
-			if err != nil {
-				return nil, fmt.Errorf("read id map: bad line %q: %w", line, err)
-			}
-			n[i] = uint32(v)
-		}
-		ids = append(ids, specs.LinuxIDMapping{ContainerID: n[0], HostID: n[1], Size: n[2]})
-	}
-	return ids, nil
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -89,7 +90,7 @@ func New(fstype, source string, params []Param, attrSet uint64) (*os.File, error
 			return nil, fmt.Errorf("%s source %s: %w%s", fstype, source, err, fsLog(fs))
 		}
 	}
-	for _, p := range params {
+	for _, p := range splitLayers(fstype, params) {
 		if p.Flag {
 			err = unix.FsconfigSetFlag(fs, p.Key)
 		} else {
@@ -107,6 +108,25 @@ func New(fstype, source string, params []Param, attrSet uint64) (*os.File, error
 		return nil, fmt.Errorf("mount %s filesystem of %s: %w%s", fstype, source, err, fsLog(fs))
 	}
 	return os.NewFile(uintptr(fd), source), nil
+}
+
+// splitLayers gives overlay its lower layers one by one where their list is longer
+// than a parameter can be (256 bytes with the NUL, fs/fsopen.c); "lowerdir+" is
+// known since Linux 6.5. A list with escapes is left as it is.
+func splitLayers(fstype string, params []Param) []Param {
+	const longest = 255
+	var split []Param
+	for _, p := range params {
+		if fstype != "overlay" || p.Key != "lowerdir" || len(p.Value) <= longest ||
+			strings.Contains(p.Value, "::") || strings.Contains(p.Value, `\`) {
+			split = append(split, p)
+			continue
+		}
+		for layer := range strings.SplitSeq(p.Value, ":") {
+			split = append(split, Param{Key: "lowerdir+", Value: layer})
+		}
+	}
+	return split
 }
 
 // Attach moves a detached mount to the host path target.

@@ -1,0 +1,125 @@
+package container
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/pvelxc/pvelxc/oci2lxc"
+)
+
+// processNamespace matches the path of a process's namespace.
+var processNamespace = regexp.MustCompile(`^/proc/([0-9]+)/ns/([a-z]+)$`)
+
+// joinUserNamespace lets a container that joins namespaces of a process join that
+// process's user namespace too, when the specification names none: in a pod of
+// unprivileged containers the others' namespaces belong to the sandbox's root, and
+// only it may enter them.
+func joinUserNamespace(spec *specs.Spec) {
+	if spec.Linux == nil {
+		return
+	}
+	pid := ""
+	for _, ns := range spec.Linux.Namespaces {
+		if ns.Type == specs.UserNamespace {
+			return
+		}
+		if match := processNamespace.FindStringSubmatch(filepath.Clean(ns.Path)); match != nil {
+			pid = match[1]
+		}
+	}
+	path := "/proc/" + pid + "/ns/user"
+	if pid == "" || sameFile(path, "/proc/self/ns/user") {
+		return
+	}
+	spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace, Path: path})
+}
+
+// checkHostNetwork refuses what would change the host's network through a path
+// that turns out to be the host's own network namespace.
+func checkHostNetwork(spec *specs.Spec) error {
+	if spec.Linux == nil {
+		return nil
+	}
+	for _, ns := range spec.Linux.Namespaces {
+		if ns.Type != specs.NetworkNamespace || ns.Path == "" || !sameFile(ns.Path, "/proc/self/ns/net") {
+			continue
+		}
+		if len(spec.Linux.NetDevices) > 0 {
+			return fmt.Errorf("linux.netDevices: %s is the host's network namespace: %w", ns.Path, errdefs.ErrInvalidArgument)
+		}
+		for key := range spec.Linux.Sysctl {
+			if strings.HasPrefix(strings.ReplaceAll(key, "/", "."), "net.") {
+				return fmt.Errorf("linux.sysctl %s: %s is the host's network namespace: %w", key, ns.Path, errdefs.ErrInvalidArgument)
+			}
+		}
+	}
+	return nil
+}
+
+func sameFile(a, b string) bool {
+	fa, err1 := os.Stat(a)
+	fb, err2 := os.Stat(b)
+	return err1 == nil && err2 == nil && os.SameFile(fa, fb)
+}
+
+// joinedIDMap reads the map of the user namespace that the specification joins; nil
+// when it joins none. The rootfs and the LXC config need it.
+func joinedIDMap(spec *specs.Spec) (*oci2lxc.IDMap, error) {
+	if spec.Linux == nil {
+		return nil, nil
+	}
+	for _, ns := range spec.Linux.Namespaces {
+		if ns.Type != specs.UserNamespace || ns.Path == "" {
+			continue
+		}
+		match := processNamespace.FindStringSubmatch(filepath.Clean(ns.Path))
+		if match == nil || match[2] != "user" {
+			return nil, fmt.Errorf("linux.namespaces: user namespace %s: its id map can only be read of a /proc/PID/ns/user path: %w",
+				ns.Path, errdefs.ErrNotImplemented)
+		}
+		uids, err1 := readIDMap("/proc/" + match[1] + "/uid_map")
+		gids, err2 := readIDMap("/proc/" + match[1] + "/gid_map")
+		if err := errors.Join(err1, err2); err != nil {
+			return nil, fmt.Errorf("linux.namespaces: user namespace %s: %w", ns.Path, err)
+		}
+		return &oci2lxc.IDMap{UIDs: uids, GIDs: gids}, nil
+	}
+	return nil, nil
+}
+
+func readIDMap(path string) ([]specs.LinuxIDMapping, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read id map: %w", err)
+	}
+	return parseIDMap(string(data))
+}
+
+// parseIDMap parses uid_map and gid_map (user_namespaces(7)).
+func parseIDMap(text string) ([]specs.LinuxIDMapping, error) {
+	var ids []specs.LinuxIDMapping
+	for line := range strings.Lines(text) {
+		f := strings.Fields(line)
+		if len(f) != 3 {
+			return nil, fmt.Errorf("read id map: bad line %q", line)
+		}
+		var n [3]uint32
+		for i := range f {
+			v, err := strconv.ParseUint(f[i], 10, 32)
+			if err != nil {
+				return nil, fmt.Errorf("read id map: bad line %q: %w", line, err)
+			}
+			n[i] = uint32(v)
+		}
+		ids = append(ids, specs.LinuxIDMapping{ContainerID: n[0], HostID: n[1], Size: n[2]})
+	}
+	return ids, nil
+}
