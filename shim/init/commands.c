@@ -51,7 +51,6 @@ const struct pvx_command pvx_commands[] = {
 	{ PVX_OP_SIGNALS, INIT | EXEC, "u", pvx_op_signals },
 	{ PVX_OP_SECCOMP, INIT | EXEC, "ub", pvx_op_seccomp },
 	{ PVX_OP_USER, INIT | EXEC, "qqqqquuu[u]", pvx_op_user },
-	{ PVX_OP_CAPS, INIT | EXEC, "qqq", pvx_op_caps },
 	{ PVX_OP_CWD, INIT | EXEC, "su", pvx_op_cwd },
 	{ PVX_OP_EXEC, INIT | EXEC, "[s][s]", pvx_op_exec },
 	{ 0, 0, "", 0 },

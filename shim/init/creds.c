@@ -122,7 +122,7 @@ int pvx_op_user(struct pvx_reader *r)
 {
 	const uint64_t admin = 1ull << CAP_SYS_ADMIN;
 	uint64_t bounding = pvx_u64(r), ambient, keep;
-	struct caps want, have;
+	struct caps want, have = { 0 };
 	uid_t uid;
 	gid_t gid;
 
@@ -130,6 +130,7 @@ int pvx_op_user(struct pvx_reader *r)
 	want.permitted = pvx_u64(r);
 	want.inheritable = pvx_u64(r);
 	ambient = pvx_u64(r);
+	/* What is permitted now has no part in what execve computes (capabilities(7)). */
 	keep = pvx_u32(r) ? admin : 0;
 	uid = pvx_u32(r);
 	gid = pvx_u32(r);
@@ -141,21 +142,6 @@ int pvx_op_user(struct pvx_reader *r)
 	want.effective = (want.effective | keep) & want.permitted;
 	want.inheritable &= have.permitted & bounding;
 	return set_caps(&want) || raise_ambient(ambient & want.permitted & want.inheritable) ? -1 : 0;
-}
-
-int pvx_op_caps(struct pvx_reader *r)
-{
-	struct caps want, have;
-
-	want.effective = pvx_u64(r);
-	want.permitted = pvx_u64(r);
-	want.inheritable = pvx_u64(r);
-	if (get_caps(&have))
-		return -1;
-	want.permitted &= have.permitted;
-	want.effective &= want.permitted;
-	want.inheritable &= have.inheritable;
-	return set_caps(&want);
 }
 
 int pvx_op_seccomp(struct pvx_reader *r)

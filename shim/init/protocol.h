@@ -167,12 +167,11 @@ enum pvx_op_code {
 	                          * ambient, u32 keep_sysadmin, u32 uid, u32 gid, list of u32 groups: drop
 	                          * the bounding set, setgroups, setgid, setuid with the capabilities kept,
 	                          * then the other four sets, as far as they can be had. keep_sysadmin:
-	                          * CAP_SYS_ADMIN stays effective until OP_CAPS */
-	PVX_OP_CAPS = 96,        /* u64 effective, u64 permitted, u64 inheritable: the final sets */
-	PVX_OP_CWD = 97,         /* str path, u32 early: chdir, and it must lie inside the root
+	                          * CAP_SYS_ADMIN besides, for OP_SECCOMP; execve takes it away */
+	PVX_OP_CWD = 96,         /* str path, u32 early: chdir, and it must lie inside the root
 	                          * (CVE-2024-21626). early: EACCES and EPERM are fine, a later OP_CWD
 	                          * tries again; one that has nothing left to do does nothing */
-	PVX_OP_EXEC = 98,        /* list of str argv, list of str env: execve, looked up along PATH of env */
+	PVX_OP_EXEC = 97,        /* list of str argv, list of str env: execve, looked up along PATH of env */
 };
 
 #endif

@@ -109,7 +109,7 @@ void pvx_reset_signals(void);
 	X(unshare_cgroup) X(setns) X(hostname) X(domainname) X(sysctl) X(mask) X(readonly) \
 	X(propagation) X(root_attr) X(timens) X(unmount) X(terminal) X(lookpath) X(enter) X(keyring) \
 	X(personality) X(rlimit) X(sched) X(ioprio) X(mempolicy) X(affinity) X(umask) X(lsm) X(nnp) \
-	X(stdio_owner) X(home) X(ready) X(signals) X(seccomp) X(user) X(caps) X(cwd) X(exec)
+	X(stdio_owner) X(home) X(ready) X(signals) X(seccomp) X(user) X(cwd) X(exec)
 
 #define PVX_DECLARE(name) int pvx_op_##name(struct pvx_reader *r);
 PVX_OPERATIONS(PVX_DECLARE)

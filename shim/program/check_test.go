@@ -128,7 +128,6 @@ func everyOp(t testing.TB) map[string]struct {
 		"signals":     {func(b *Builder) { b.Signals(1) }, process},
 		"seccomp":     {func(b *Builder) { b.LoadSeccomp(Seccomp{Filter: make([]byte, 8)}) }, process},
 		"user":        {func(b *Builder) { b.User(oci2lxc.Capabilities{}, true, 1, 2, []uint32{3, 4}) }, process},
-		"caps":        {func(b *Builder) { b.Caps(oci2lxc.Capabilities{}) }, process},
 		"cwd":         {func(b *Builder) { b.Cwd("/", true) }, process},
 		"exec":        {func(b *Builder) { b.Exec([]string{"x", ""}, []string{"A=b"}) }, process},
 	}
@@ -291,7 +290,6 @@ func TestValgrind(t *testing.T) {
 	b.Rlimit(oci2lxc.Rlimit{Resource: 4}, false)
 	b.Rlimit(oci2lxc.Rlimit{Resource: 4}, true)
 	b.User(oci2lxc.Capabilities{Permitted: 1 << 21, Effective: 1 << 21, Inheritable: 1 << 21, Bounding: 1 << 21, Ambient: 1 << 21}, true, 0, 0, []uint32{1, 2})
-	b.Caps(oci2lxc.Capabilities{})
 	b.Exec([]string{"true"}, []string{"PATH=/none:/bin"})
 	plain := compile(t, "init-plain", "-g", "-O1")
 	r := start(t, options{}, false, valgrind, []string{"-q", "--error-exitcode=99", "--trace-children=no", plain, "exec", "3"})

@@ -81,9 +81,8 @@ const (
 	opSignals     opcode = 93
 	opSeccomp     opcode = 94
 	opUser        opcode = 95
-	opCaps        opcode = 96
-	opCwd         opcode = 97
-	opExec        opcode = 98
+	opCwd         opcode = 96
+	opExec        opcode = 97
 )
 
 // MessageType is enum pvx_msg_type of shim/init/protocol.h.

@@ -128,16 +128,11 @@ func (b *Builder) LoadSeccomp(s Seccomp) {
 }
 
 // User drops the bounding set, changes to the ids and sets the other capability
-// sets. With keepSysAdmin CAP_SYS_ADMIN stays until Caps.
+// sets. With keepSysAdmin CAP_SYS_ADMIN stays until Exec, for LoadSeccomp.
 func (b *Builder) User(c oci2lxc.Capabilities, keepSysAdmin bool, uid, gid uint32, groups []uint32) {
 	b.begin(opUser, "change to user %d:%d", uid, gid).
 		u64(c.Bounding).u64(c.Effective).u64(c.Permitted).u64(c.Inheritable).u64(c.Ambient).
 		flag(keepSysAdmin).u32(uid).u32(gid).u32s(groups).end()
-}
-
-// Caps sets the final effective, permitted and inheritable capabilities.
-func (b *Builder) Caps(c oci2lxc.Capabilities) {
-	b.begin(opCaps, "drop capabilities").u64(c.Effective).u64(c.Permitted).u64(c.Inheritable).end()
 }
 
 // Cwd changes the working directory; early tolerates a lack of permission, for a

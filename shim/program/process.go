@@ -17,8 +17,6 @@ type processInput struct {
 	pdeath  uint32
 }
 
-const capSysAdmin = uint64(1) << unix.CAP_SYS_ADMIN
-
 // process makes the process out of one with all capabilities. The order follows
 // from what each step takes away:
 //   - scheduling, the memory policy and hard limits need capabilities, and owners of
@@ -27,9 +25,9 @@ const capSysAdmin = uint64(1) << unix.CAP_SYS_ADMIN
 //     as root first, then as the user (root may lack permission on NFS);
 //   - limits come late, since pvelxc-init must live with them, but need root;
 //   - User clears the parent-death signal: Signals follows it;
-//   - a filter needs CAP_SYS_ADMIN or no_new_privs. With the latter nothing but exec
-//     comes after it; without, only the capset of Caps, and that only when the
-//     process does not keep CAP_SYS_ADMIN itself.
+//   - a filter needs CAP_SYS_ADMIN or no_new_privs, so without the latter User leaves
+//     that capability, which exec then takes away. Nothing but exec comes after the
+//     filter: it need not allow anything else.
 func (b *Builder) process(p *oci2lxc.Process, in processInput) {
 	if in.keyring != "" {
 		b.For("").Keyring(in.keyring)
@@ -72,16 +70,12 @@ func (b *Builder) process(p *oci2lxc.Process, in processInput) {
 	for _, r := range p.Rlimits {
 		b.Rlimit(r, false)
 	}
-	privileged := in.seccomp != nil && !p.NoNewPrivileges // the filter needs CAP_SYS_ADMIN
-	dropLater := privileged && (p.Capabilities.Effective&p.Capabilities.Permitted&capSysAdmin) == 0
-	b.For("process.user").User(p.Capabilities, dropLater, p.UID, p.GID, p.AdditionalGids)
+	keepSysAdmin := in.seccomp != nil && !p.NoNewPrivileges
+	b.For("process.user").User(p.Capabilities, keepSysAdmin, p.UID, p.GID, p.AdditionalGids)
 	b.For("process.cwd").Cwd(p.Cwd, false)
 	b.For("").Signals(in.pdeath)
 	if in.seccomp != nil {
 		b.For("linux.seccomp").LoadSeccomp(*in.seccomp)
-	}
-	if dropLater {
-		b.For("process.capabilities").Caps(p.Capabilities)
 	}
 	if len(p.Args) == 0 {
 		b.err = fmt.Errorf("process.args is empty")

@@ -36,20 +36,19 @@ func TestUserAndCapabilities(t *testing.T) {
 		groups   []uint32
 		want     [5]uint64 // inheritable permitted effective bounding ambient, after exec
 	}{
-		"root without":         {want: [5]uint64{}},
-		"root with some":       {caps: oci2lxc.Capabilities{Bounding: chown | kill, Effective: chown, Permitted: chown | kill, Inheritable: kill}, want: [5]uint64{kill, chown | kill, chown | kill, chown | kill, 0}},
-		"user, bounding alone": {caps: oci2lxc.Capabilities{Bounding: chown, Effective: chown, Permitted: chown}, uid: 1000, gid: 1001, want: [5]uint64{0, 0, 0, chown, 0}},
-		"user, ambient":        {caps: oci2lxc.Capabilities{Bounding: chown | kill, Effective: kill, Permitted: kill, Inheritable: kill, Ambient: kill}, uid: 1000, gid: 1001, groups: []uint32{7, 4000000000}, want: [5]uint64{kill, kill, kill, chown | kill, kill}},
-		"ambient not granted":  {caps: oci2lxc.Capabilities{Bounding: chown, Permitted: chown, Ambient: chown}, uid: 5, gid: 5, want: [5]uint64{0, 0, 0, chown, 0}},
-		"kept admin dropped":   {caps: oci2lxc.Capabilities{Bounding: kill, Effective: kill, Permitted: kill, Inheritable: kill, Ambient: kill}, keep: true, uid: 5, gid: 5, want: [5]uint64{kill, kill, kill, kill, kill}},
-		"unknown capability":   {caps: oci2lxc.Capabilities{Bounding: kill | 1<<62, Effective: kill | 1<<62, Permitted: kill | 1<<62, Inheritable: 1 << 62}, want: [5]uint64{0, kill, kill, kill, 0}},
+		"root without":              {want: [5]uint64{}},
+		"root with some":            {caps: oci2lxc.Capabilities{Bounding: chown | kill, Effective: chown, Permitted: chown | kill, Inheritable: kill}, want: [5]uint64{kill, chown | kill, chown | kill, chown | kill, 0}},
+		"user, bounding alone":      {caps: oci2lxc.Capabilities{Bounding: chown, Effective: chown, Permitted: chown}, uid: 1000, gid: 1001, want: [5]uint64{0, 0, 0, chown, 0}},
+		"user, ambient":             {caps: oci2lxc.Capabilities{Bounding: chown | kill, Effective: kill, Permitted: kill, Inheritable: kill, Ambient: kill}, uid: 1000, gid: 1001, groups: []uint32{7, 4000000000}, want: [5]uint64{kill, kill, kill, chown | kill, kill}},
+		"ambient not granted":       {caps: oci2lxc.Capabilities{Bounding: chown, Permitted: chown, Ambient: chown}, uid: 5, gid: 5, want: [5]uint64{0, 0, 0, chown, 0}},
+		"kept admin dropped":        {caps: oci2lxc.Capabilities{Bounding: kill, Effective: kill, Permitted: kill, Inheritable: kill, Ambient: kill}, keep: true, uid: 5, gid: 5, want: [5]uint64{kill, kill, kill, kill, kill}},
+		"kept admin, root":          {caps: oci2lxc.Capabilities{Bounding: kill, Effective: kill, Permitted: kill}, keep: true, want: [5]uint64{0, kill, kill, kill, 0}},
+		"inheritable, not bounding": {caps: oci2lxc.Capabilities{Bounding: kill, Permitted: chown | kill, Inheritable: chown | kill}, uid: 5, gid: 5, want: [5]uint64{kill, 0, 0, kill, 0}},
+		"unknown capability":        {caps: oci2lxc.Capabilities{Bounding: kill | 1<<62, Effective: kill | 1<<62, Permitted: kill | 1<<62, Inheritable: 1 << 62}, want: [5]uint64{0, kill, kill, kill, 0}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := output(t, options{}, newRoot(t), status, func(b *Builder) {
 				b.User(c.caps, c.keep, c.uid, c.gid, c.groups)
-				if c.keep {
-					b.Caps(c.caps)
-				}
 			})
 			groups := ""
 			for _, g := range c.groups {
@@ -109,7 +108,6 @@ func TestSeccomp(t *testing.T) {
 			}
 			b.User(oci2lxc.Capabilities{}, !nnp, 0, 0, nil)
 			b.LoadSeccomp(Seccomp{Filter: filter(t, unix.SYS_SETHOSTNAME)})
-			b.Caps(oci2lxc.Capabilities{})
 		})
 		want := fmt.Sprintf("CapEff:\t0000000000000000\nNoNewPrivs:\t%d\nSeccomp:\t2\nhostname: sethostname: Invalid cross-device link", map[bool]int{true: 1}[nnp])
 		if got != want {
@@ -284,12 +282,18 @@ func TestHome(t *testing.T) {
 			}
 		})
 	}
-	root := newRoot(t)
-	if err := unix.Mkfifo(root+"/etc/passwd", 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if got := output(t, options{}, root, "echo $HOME", func(b *Builder) { b.Home(0) }); got != "/" {
-		t.Errorf("FIFO: got %q", got)
+	for _, mode := range []uint32{unix.S_IFIFO, unix.S_IFCHR, unix.S_IFDIR} {
+		root := newRoot(t)
+		err := unix.Mknod(root+"/etc/passwd", mode|0o644, 1<<8|5) // the device is zero: without an end
+		if mode == unix.S_IFDIR {
+			err = os.Mkdir(root+"/etc/passwd", 0o755)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := output(t, options{}, root, "echo $HOME", func(b *Builder) { b.Home(0) }); got != "/" {
+			t.Errorf("file of type %#o: got %q", mode, got)
+		}
 	}
 }
 
