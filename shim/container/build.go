@@ -150,7 +150,13 @@ func (c *Container) park(ctx context.Context, in *inputs, pid int) error {
 	if c.state.Init, err = refOf(pid); err != nil {
 		return err
 	}
+	if err := c.classify(pid); err != nil {
+		return err
+	}
 	if err := c.state.write(c.dirs.state()); err != nil {
+		return err
+	}
+	if err := c.moveDevices(ctx, pid); err != nil {
 		return err
 	}
 	if err := raiseLimits(pid, c.plan); err != nil {

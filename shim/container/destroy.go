@@ -82,6 +82,11 @@ func takeAway(ctx context.Context, st *state, d dirs, group *cgroup.Group) error
 	if err := group.Remove(ctx); err != nil {
 		errs = append(errs, err)
 	}
+	if st.Rdt != nil {
+		if err := st.Rdt.Remove(); err != nil {
+			errs = append(errs, err)
+		}
+	}
 	if st.Rootfs != "" {
 		if err := unmountRootfs(st.Rootfs); err != nil {
 			errs = append(errs, err)

@@ -141,6 +141,11 @@ func (c *Container) enter(ctx context.Context, p *Process, proc *oci2lxc.Process
 		return fmt.Errorf("open process %d: %w", done.PID, err)
 	}
 	go c.watchExec(p, exits)
+	if c.state.Rdt != nil {
+		if err := c.state.Rdt.Join(done.PID); err != nil {
+			return fmt.Errorf("linux.intelRdt: %w", err)
+		}
+	}
 	return c.awaitConsole(ctx, proc, prog, recv, streams)
 }
 

@@ -1,6 +1,7 @@
 package container
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"strconv"
@@ -10,6 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pvelxc/pvelxc/oci2lxc"
+	"github.com/pvelxc/pvelxc/shim/netdev"
+	"github.com/pvelxc/pvelxc/shim/rdt"
 )
 
 // now is the time of an exit that we decide ourselves.
@@ -54,6 +57,36 @@ func raiseLimits(pid int, plan *oci2lxc.Plan) error {
 		if err := unix.Prlimit(pid, r.Resource, &have, nil); err != nil {
 			return fmt.Errorf("process.rlimits: raise hard limit %d to %d: %w", r.Resource, r.Hard, err)
 		}
+	}
+	return nil
+}
+
+// classify puts the parked PID 1 into its class of resctrl, where all its children
+// will be too.
+func (c *Container) classify(pid int) error {
+	if c.plan.IntelRdt == nil {
+		return nil
+	}
+	root, err := rdt.Root()
+	if err != nil {
+		return fmt.Errorf("linux.intelRdt: %w", err)
+	}
+	group, err := rdt.Apply(root, c.id, c.plan.IntelRdt, pid)
+	if err != nil {
+		return fmt.Errorf("linux.intelRdt: %w", err)
+	}
+	c.state.Rdt = &group
+	return nil
+}
+
+// moveDevices gives the container its network devices, while none of its programs
+// runs yet.
+func (c *Container) moveDevices(ctx context.Context, pid int) error {
+	if len(c.plan.NetDevices) == 0 {
+		return nil
+	}
+	if err := netdev.Move(ctx, fmt.Sprintf("/proc/%d/ns/net", pid), c.plan.NetDevices); err != nil {
+		return fmt.Errorf("linux.netDevices: %w", err)
 	}
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/pvelxc/pvelxc/oci2lxc"
+	"github.com/pvelxc/pvelxc/shim/rdt"
 )
 
 // stateVersion is the schema of state.json. A shim reads the states of its own
@@ -33,6 +34,8 @@ type state struct {
 	// Cgroup and CgroupMode reopen the container's cgroups.
 	Cgroup     oci2lxc.Cgroup     `json:"cgroup"`
 	CgroupMode oci2lxc.CgroupMode `json:"cgroupMode"`
+	// Rdt is the container's place in resctrl; nil for none.
+	Rdt *rdt.Group `json:"rdt,omitempty"`
 	// Poststop are the hooks that the specification wants after the container is
 	// gone, whoever removes it.
 	Poststop    []specs.Hook      `json:"poststop,omitempty"`
