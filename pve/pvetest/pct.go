@@ -127,7 +127,7 @@ func (p *PCT) writeSection(b *strings.Builder) {
 }
 
 func pctDecode(s string) string {
-	return regexp.MustCompile(`%[0-9A-Fa-f]{2}`).ReplaceAllStringFunc(s, func(m string) string {
+	return pctEscape.ReplaceAllStringFunc(s, func(m string) string {
 		n, _ := strconv.ParseUint(m[1:], 16, 8)
 		return string([]byte{byte(n)})
 	})
@@ -189,14 +189,14 @@ func pctMountPoint(data string) (size int64, err error) {
 	if !ok {
 		return 0, fmt.Errorf("property is missing and it is not optional: volume")
 	}
-	if regexp.MustCompile(`/\.\.?(?:/|$)|^\.\./`).MatchString(volume) {
+	if pctDots.MatchString(volume) {
 		return 0, fmt.Errorf("%s contains illegal character sequences", volume)
 	}
 	text, ok := seen["size"]
 	if !ok {
 		return 0, nil
 	}
-	m := regexp.MustCompile(`^(\d+(?:\.\d+)?)([KMGT])?$`).FindStringSubmatch(text)
+	m := pctSize.FindStringSubmatch(text)
 	if m == nil {
 		return 0, fmt.Errorf("invalid size: %s", text)
 	}
@@ -212,13 +212,17 @@ func pctMountPoint(data string) (size int64, err error) {
 }
 
 var (
-	pctInteger = regexp.MustCompile(`^\d+$`)
-	pctNumber  = regexp.MustCompile(`^\d+(?:\.\d+)?$`)
-	pctLabel   = `[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?`
-	pctDNSName = regexp.MustCompile(`^(?:` + pctLabel + `\.)*` + pctLabel + `$`)
-	pctTag     = regexp.MustCompile(`(?i)^[a-z0-9_][a-z0-9_\-+.]*$`)
-	pctArches  = []string{"amd64", "i386", "arm64", "armhf", "riscv32", "riscv64"}
-	pctLocks   = []string{"backup", "create", "destroyed", "disk", "fstrim", "migrate", "mounted", "rollback", "snapshot", "snapshot-delete"}
+	pctEscape   = regexp.MustCompile(`%[0-9A-Fa-f]{2}`)
+	pctDots     = regexp.MustCompile(`/\.\.?(?:/|$)|^\.\./`)
+	pctSize     = regexp.MustCompile(`^(\d+(?:\.\d+)?)([KMGT])?$`)
+	pctNumbered = regexp.MustCompile(`^(?:mp|net|dev|unused)\d+$`)
+	pctInteger  = regexp.MustCompile(`^\d+$`)
+	pctNumber   = regexp.MustCompile(`^\d+(?:\.\d+)?$`)
+	pctLabel    = `[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?`
+	pctDNSName  = regexp.MustCompile(`^(?:` + pctLabel + `\.)*` + pctLabel + `$`)
+	pctTag      = regexp.MustCompile(`(?i)^[a-z0-9_][a-z0-9_\-+.]*$`)
+	pctArches   = []string{"amd64", "i386", "arm64", "armhf", "riscv32", "riscv64"}
+	pctLocks    = []string{"backup", "create", "destroyed", "disk", "fstrim", "migrate", "mounted", "rollback", "snapshot", "snapshot-delete"}
 )
 
 // pctCheckType is check_type, with the ranges and enumerations of the schema.
@@ -286,7 +290,7 @@ func pctCheckType(key, value string) (string, error) {
 	case "description", "features", "hookscript", "nameserver", "searchdomain", "startup", "parent", "timezone", "env", "entrypoint":
 		return value, nil
 	}
-	if regexp.MustCompile(`^(?:mp|net|dev|unused)\d+$`).MatchString(key) {
+	if pctNumbered.MatchString(key) {
 		return value, nil
 	}
 	return value, fmt.Errorf("unknown setting '%s'", key)

@@ -1,0 +1,160 @@
+package pve
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pvelxc/pvelxc/pve/conf"
+)
+
+// cleanupTimeout bounds work that must be done whatever became of the request
+// that caused it.
+const cleanupTimeout = 30 * time.Second
+
+// cleanupContext outlives its request: what it is for must not be left half done.
+func cleanupContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+}
+
+// SetRunning lets PVE's Stop, Shutdown and pct set act on a container that was
+// started. A lock that is not ours, a backup's say, stays.
+func (r *Registrar) SetRunning(ctx context.Context, reg Registration) (err error) {
+	defer r.observe("set-running", &err)()
+	return r.edit(ctx, "unlock", reg, unlock)
+}
+
+// SetStopped keeps PVE from acting on a container that has exited: its task still
+// exists.
+func (r *Registrar) SetStopped(ctx context.Context, reg Registration) (err error) {
+	defer r.observe("set-stopped", &err)()
+	return r.edit(ctx, "lock", reg, lockCreate)
+}
+
+// Update follows a change of limits. Keys whose value is the same before and after stay
+// as they are, which may be as an admin set them.
+func (r *Registrar) Update(ctx context.Context, reg Registration, before, after Limits) (err error) {
+	defer r.observe("update", &err)()
+	return r.edit(ctx, "update", reg, func(c *conf.Conf) error {
+		return apply(c, before.keys(r.host), after.keys(r.host))
+	})
+}
+
+func unlock(c *conf.Conf) error {
+	if lock, _ := c.Get("lock"); lock == conf.LockCreate {
+		c.Delete("lock")
+	}
+	return nil
+}
+
+func lockCreate(c *conf.Conf) error {
+	if _, locked := c.Get("lock"); locked {
+		return nil
+	}
+	return c.Set("lock", conf.LockCreate)
+}
+
+// editAttempts bounds how often a patch is made anew because the file changed
+// under it without a lock.
+const editAttempts = 5
+
+// edit patches a registration's conf under its lock. Errors: ErrNotRegistered,
+// ErrForeign, ErrConflict, ErrBusy, ErrNoQuorum, ErrUnreachable, ErrTooBig.
+func (r *Registrar) edit(ctx context.Context, op string, reg Registration, patch func(*conf.Conf) error) error {
+	if reg.VMID == 0 {
+		return nil
+	}
+	return await(ctx, op, reg.VMID, func() error { return r.editLocked(ctx, op, reg, patch) })
+}
+
+func (r *Registrar) editLocked(ctx context.Context, op string, reg Registration, patch func(*conf.Conf) error) error {
+	lock, err := r.lockVMID(ctx, reg.VMID, r.LockTimeout)
+	if err != nil {
+		return wrap(op, reg.VMID, err, r.store.quorate)
+	}
+	defer lock.release()
+	for range editAttempts {
+		// A patch that pmxcfs took before it went away is found made, so the whole
+		// of it may be tried again.
+		err = r.store.retry(ctx, func() error { return r.patch(reg, patch) })
+		if !errors.Is(err, ErrConflict) {
+			break
+		}
+	}
+	var e *Error
+	if errors.As(err, &e) && e.Op == "" {
+		e.Op, e.VMID = op, reg.VMID
+	}
+	return wrap(op, reg.VMID, err, r.store.quorate)
+}
+
+// await runs f, which is idempotent, and stops waiting for it when ctx ends: a call
+// into a FUSE mount cannot be interrupted.
+func await(ctx context.Context, op string, vmid VMID, f func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- f() }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return &Error{Op: op, VMID: vmid, Kind: ErrUnreachable, Err: ctx.Err(), Hint: "pvecm status"}
+	}
+}
+
+// patch is one attempt of edit.
+func (r *Registrar) patch(reg Registration, patch func(*conf.Conf) error) error {
+	f, c, err := r.readOwn(reg)
+	if err != nil {
+		return err
+	}
+	if err := patch(c); err != nil {
+		return err
+	}
+	data := c.Bytes()
+	if bytes.Equal(data, f.data) {
+		return nil
+	}
+	if len(data) > conf.MaxSize {
+		return unix.EFBIG
+	}
+	return r.store.replace(reg.VMID, data, func() error {
+		now, err := r.store.read(r.Node, reg.VMID)
+		if err != nil {
+			return err
+		}
+		if conf.Digest(now.data) != conf.Digest(f.data) {
+			return &Error{Kind: ErrConflict}
+		}
+		return nil
+	})
+}
+
+// readOwn reads a registration's conf on this node and makes sure whose it is.
+func (r *Registrar) readOwn(reg Registration) (file, *conf.Conf, error) {
+	f, err := r.store.read(r.Node, reg.VMID)
+	if err != nil {
+		return file{}, nil, err
+	}
+	c, err := conf.Parse(f.data)
+	if err != nil {
+		return file{}, nil, &Error{Kind: ErrForeign, Err: err}
+	}
+	owner, ok := ownerOf(c)
+	if want := r.owner(reg.Namespace, reg.ID); !ok || owner != want {
+		return file{}, nil, &Error{Kind: ErrForeign, Err: foreign{owner, want}, Hint: "the conf was replaced or its lxc.group edited; it is left alone"}
+	}
+	return f, c, nil
+}
+
+// foreign says whose a conf is instead.
+type foreign struct{ is, want Owner }
+
+func (f foreign) Error() string {
+	if f.is == (Owner{}) {
+		return "it has no marker of " + f.want.String()
+	}
+	return "it is of " + f.is.String() + ", not of " + f.want.String()
+}

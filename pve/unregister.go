@@ -1,0 +1,143 @@
+package pve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pvelxc/pvelxc/pve/conf"
+)
+
+// Unregister removes what PVE left in the LXC path, and the conf, wherever in the
+// cluster PVE moved it. A container that is not registered is success, so it may
+// be called again. A conf that is somebody else's stays, with what is in the LXC
+// path: ErrForeign. Other errors: ErrBusy, ErrNoQuorum, ErrUnreachable.
+func (r *Registrar) Unregister(ctx context.Context, reg Registration) (err error) {
+	defer r.observe("unregister", &err)()
+	if reg.VMID == 0 {
+		return nil
+	}
+	return await(ctx, "unregister", reg.VMID, func() error {
+		err := r.unregister(ctx, reg, "")
+		return wrap("unregister", reg.VMID, err, r.store.quorate)
+	})
+}
+
+// unregister removes a registration; with a digest, only while its conf has it.
+func (r *Registrar) unregister(ctx context.Context, reg Registration, digest string) error {
+	lock, err := r.lockVMID(ctx, reg.VMID, r.LockTimeout)
+	if err != nil {
+		return err
+	}
+	defer lock.release()
+	return r.store.retry(ctx, func() error {
+		node, f, err := r.locate(reg.VMID)
+		if errors.Is(err, unix.ENOENT) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		c, err := conf.Parse(f.data)
+		if err != nil {
+			return &Error{Op: "unregister", VMID: reg.VMID, Kind: ErrForeign, Err: err}
+		}
+		owner, ok := ownerOf(c)
+		if want := r.owner(reg.Namespace, reg.ID); !ok || owner != want {
+			return &Error{Op: "unregister", VMID: reg.VMID, Kind: ErrForeign, Err: foreign{owner, want}, Hint: "the conf was replaced or its lxc.group edited; it is left alone"}
+		}
+		if digest != "" && conf.Digest(f.data) != digest {
+			return &Error{Op: "unregister", VMID: reg.VMID, Kind: ErrConflict}
+		}
+		// The conf goes last: until then nobody is given the VMID, and a crash
+		// between the two is found by Reconcile.
+		if err := clear(r.LXCPath, reg.VMID.String()); err != nil {
+			return err
+		}
+		return remove(r.store.path(node, reg.VMID))
+	})
+}
+
+// locate finds a conf on this node, else where the cluster says it is.
+func (r *Registrar) locate(vmid VMID) (node string, f file, err error) {
+	f, err = r.store.read(r.Node, vmid)
+	if r.Local || !errors.Is(err, unix.ENOENT) {
+		return r.Node, f, err
+	}
+	guests, listErr := r.store.guests()
+	if listErr != nil {
+		return "", file{}, listErr
+	}
+	node, ok := guests[vmid]
+	if !ok || !nodeName.MatchString(node) {
+		return "", file{}, err
+	}
+	f, err = r.store.read(node, vmid)
+	return node, f, err
+}
+
+// maxDepth bounds the directories below an LXC directory. PVE leaves files, and empty
+// directories that were mount points.
+const maxDepth = 4
+
+// clear removes the directory name in path with what is in it. It follows no link,
+// enters no mount, and fails with EBUSY where something is mounted: behind a mount
+// may lie a container's files.
+func clear(path, name string) error {
+	parent, err := open(path, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(parent)
+	if err := clearAt(parent, name, maxDepth); err != nil {
+		return fmt.Errorf("remove %s/%s: %w", path, name, err)
+	}
+	return nil
+}
+
+func clearAt(parent int, name string, depth int) error {
+	fd, err := unix.Openat2(parent, name, &unix.OpenHow{
+		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC | unix.O_NOFOLLOW,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
+	})
+	switch {
+	case err == unix.ENOENT:
+		return nil
+	case err == unix.EXDEV:
+		return fmt.Errorf("%s is a mount: %w", name, unix.EBUSY)
+	case err == unix.ENOTDIR || err == unix.ELOOP:
+		return gone(unix.Unlinkat(parent, name, 0))
+	case err != nil:
+		return fmt.Errorf("open %s: %w", name, err)
+	}
+	dir := os.NewFile(uintptr(fd), name)
+	defer dir.Close()
+	if depth == 0 {
+		return fmt.Errorf("%s is too deep: %w", name, unix.ENOTEMPTY)
+	}
+	names, err := dir.Readdirnames(-1)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	for _, entry := range names {
+		if err := clearAt(fd, entry, depth-1); err != nil {
+			return err
+		}
+	}
+	return gone(unix.Unlinkat(parent, name, unix.AT_REMOVEDIR))
+}
+
+// gone takes ENOENT for success.
+func gone(err error) error {
+	if err == unix.ENOENT {
+		return nil
+	}
+	return err
+}
