@@ -36,6 +36,7 @@ func (r *Registrar) unregister(ctx context.Context, reg Registration, digest str
 	defer lock.release()
 	return r.store.retry(ctx, func() error {
 		node, f, err := r.locate(reg.VMID)
+		err = r.store.explain(err)
 		if errors.Is(err, unix.ENOENT) {
 			return nil
 		}

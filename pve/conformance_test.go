@@ -1,0 +1,364 @@
+package pve_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/pvelxc/pvelxc/pve"
+	"github.com/pvelxc/pvelxc/pve/conf"
+	"github.com/pvelxc/pvelxc/pve/pvetest"
+)
+
+func TestLocalDirectory(t *testing.T) {
+	conformance(t, func(t *testing.T) *machine { return local(t) })
+}
+
+func TestClusterFileSystem(t *testing.T) {
+	conformance(t, func(t *testing.T) *machine { m, _ := cluster(t); return m })
+}
+
+// conformance is what a registration does wherever its files are.
+func conformance(t *testing.T, machine func(*testing.T) *machine) {
+	t.Run("life", func(t *testing.T) { life(t, machine(t)) })
+	t.Run("round robin", func(t *testing.T) { roundRobin(t, machine(t)) })
+	t.Run("range is full", func(t *testing.T) { rangeIsFull(t, machine(t)) })
+	t.Run("update", func(t *testing.T) { update(t, machine(t)) })
+	t.Run("foreign confs", func(t *testing.T) { foreignConfs(t, machine(t)) })
+	t.Run("leftovers", func(t *testing.T) { leftovers(t, machine(t)) })
+	t.Run("editor", func(t *testing.T) { editor(t, machine(t)) })
+	t.Run("pct set", func(t *testing.T) { pctSet(t, machine(t)) })
+	t.Run("lock is bounded", func(t *testing.T) { lockIsBounded(t, machine(t)) })
+	t.Run("list", func(t *testing.T) { list(t, machine(t)) })
+}
+
+func life(t *testing.T, m *machine) {
+	reg := m.reserve("c1")
+	if !m.Range.Contains(reg.VMID) {
+		t.Fatalf("VMID %d is not in %s", reg.VMID, m.Range)
+	}
+	for _, step := range []struct {
+		name string
+		do   func(context.Context, pve.Registration) error
+		lock string
+	}{
+		{"reserved", func(context.Context, pve.Registration) error { return nil }, "create"},
+		{"running", m.SetRunning, "-"},
+		{"running, again", m.SetRunning, "-"},
+		{"stopped", m.SetStopped, "create"},
+		{"stopped, again", m.SetStopped, "create"},
+	} {
+		must(t, step.do(ctx(t), reg))
+		if got := m.get(reg.VMID, "lock"); got != step.lock {
+			t.Errorf("%s: lock is %q, want %q", step.name, got, step.lock)
+		}
+	}
+	text := read(t, m.path(reg.VMID))
+	theirs := pvetest.ParsePCT(text)
+	if got := theirs.Write(); got != text || len(theirs.Warnings) > 0 {
+		t.Errorf("after a life of patches PVE would write\n%s\ninstead of\n%s\nand warn %q", got, text, theirs.Warnings)
+	}
+	must(t, m.Unregister(ctx(t), reg))
+	must(t, m.Unregister(ctx(t), reg))
+	if left := m.confs(); left != "" {
+		t.Errorf("left in the node's directory: %s", left)
+	}
+	if err := m.SetRunning(ctx(t), reg); !errors.Is(err, pve.ErrNotRegistered) || !errdefs.IsNotFound(err) {
+		t.Errorf("after it is gone: %v, want ErrNotRegistered", err)
+	}
+}
+
+func roundRobin(t *testing.T, m *machine) {
+	first := m.reserve("a")
+	must(t, m.Unregister(ctx(t), first))
+	second := m.reserve("b")
+	if second.VMID != first.VMID+1 && second.VMID != m.Range.First {
+		t.Errorf("after %d came %d: a VMID must not be given again at once", first.VMID, second.VMID)
+	}
+	// The position survives the process.
+	o := pve.Registrar{Root: m.Root, Local: m.Local, Node: m.Node, Range: m.Range, HostCPUs: "0", LockDir: m.LockDir, StateDir: m.StateDir, LXCPath: m.LXCPath}
+	third := start(t, o, m.mount).reserve("c")
+	if third.VMID == first.VMID || third.VMID == second.VMID {
+		t.Errorf("a new process gave %d again", third.VMID)
+	}
+}
+
+func rangeIsFull(t *testing.T, m *machine) {
+	r := *m.Registrar
+	r.Range = pve.Range{First: 200, Last: 204}
+	m = start(t, r, m.mount)
+	seen := map[pve.VMID]bool{}
+	for i := range m.Range.Size() {
+		seen[m.reserve(fmt.Sprint("c", i)).VMID] = true
+	}
+	if len(seen) != m.Range.Size() {
+		t.Errorf("given: %v", seen)
+	}
+	_, err := m.Reserve(ctx(t), guest("more"))
+	if !errors.Is(err, pve.ErrNoVMID) || !errdefs.IsResourceExhausted(err) {
+		t.Fatalf("%v, want ErrNoVMID", err)
+	}
+	if want := "reserve a VMID: no free VMID: 5 of 200-204 are used (hint: pvelxc gc, or widen vmid.range)"; err.Error() != want {
+		t.Errorf("it says %q, want %q", err, want)
+	}
+	must(t, m.Unregister(ctx(t), pve.Registration{VMID: 202, Namespace: "default", ID: holder(t, m, 202)}))
+	if reg := m.reserve("again"); reg.VMID != 202 {
+		t.Errorf("the one free VMID is 202, not %d", reg.VMID)
+	}
+}
+
+// holder is the id of the container that has a VMID.
+func holder(t *testing.T, m *machine, vmid pve.VMID) string {
+	t.Helper()
+	entries, err := m.List(ctx(t), false)
+	must(t, err)
+	for _, e := range entries {
+		if e.VMID == vmid {
+			return e.Owner.ID
+		}
+	}
+	t.Fatalf("nobody has %d", vmid)
+	return ""
+}
+
+func update(t *testing.T, m *machine) {
+	reg := m.reserve("c1")
+	before := guest("c1").Limits
+	// An admin's pct set, which rewrites the file and may touch what we wrote.
+	write(t, m.path(reg.VMID), strings.Replace(read(t, m.path(reg.VMID)), "cpuunits: 100\n", "cpuunits: 7\nnameserver: 1.1.1.1\n", 1))
+	after := before
+	after.Memory, after.CPUQuota, after.CPUPeriod, after.CPUs = 128<<20, 50000, 100000, "1,3"
+	must(t, m.Update(ctx(t), reg, before, after))
+	for key, want := range map[string]string{"memory": "128", "cpulimit": "0.5", "cores": "1", "cpuunits": "7", "nameserver": "1.1.1.1"} {
+		if got := m.get(reg.VMID, key); got != want {
+			t.Errorf("%s is %q, want %q", key, got, want)
+		}
+	}
+	if got := m.conf(reg.VMID).Raw("lxc.cgroup2.cpuset.cpus"); len(got) != 1 || got[0] != "1,3" {
+		t.Errorf("cpuset is %q", got)
+	}
+	must(t, m.Update(ctx(t), reg, after, before))
+	for key, want := range map[string]string{"memory": "64", "cpulimit": "-", "cores": "-"} {
+		if got := m.get(reg.VMID, key); got != want {
+			t.Errorf("back again, %s is %q, want %q", key, got, want)
+		}
+	}
+}
+
+func foreignConfs(t *testing.T, m *machine) {
+	for name, text := range map[string]string{
+		"unmarked":           "memory: 16\nhostname: admins\n",
+		"empty":              "",
+		"another container":  "lxc.group: pvelxc/n1/default/other\n",
+		"of another node":    "lxc.group: pvelxc/n7/default/c1\n",
+		"marker in snapshot": "memory: 16\n[s1]\nlxc.group: pvelxc/n1/default/c1\n",
+	} {
+		reg := m.reserve("c1")
+		write(t, m.path(reg.VMID), text)
+		dir := filepath.Join(m.LXCPath, reg.VMID.String())
+		must(t, os.Mkdir(dir, 0o755))
+		for op, do := range map[string]func() error{
+			"SetRunning": func() error { return m.SetRunning(ctx(t), reg) },
+			"Update":     func() error { return m.Update(ctx(t), reg, pve.Limits{}, pve.Limits{Memory: 1}) },
+			"Unregister": func() error { return m.Unregister(ctx(t), reg) },
+		} {
+			if err := do(); !errors.Is(err, pve.ErrForeign) || !errdefs.IsFailedPrecondition(err) {
+				t.Errorf("%s: %s = %v, want ErrForeign", name, op, err)
+			}
+		}
+		if got := read(t, m.path(reg.VMID)); got != text {
+			t.Errorf("%s: it was changed to %q", name, got)
+		}
+		if _, err := os.Stat(dir); err != nil {
+			t.Errorf("%s: its LXC directory is gone: %v", name, err)
+		}
+		must(t, os.Remove(m.path(reg.VMID)))
+	}
+}
+
+func leftovers(t *testing.T, m *machine) {
+	reg := m.reserve("c1")
+	dir := filepath.Join(m.LXCPath, reg.VMID.String())
+	must(t, os.MkdirAll(filepath.Join(dir, "rootfs", "deep"), 0o755))
+	outside := filepath.Join(m.LXCPath, "other")
+	must(t, os.Mkdir(outside, 0o755))
+	write(t, filepath.Join(outside, "keep"), "x")
+	write(t, filepath.Join(dir, "config"), "x")
+	must(t, os.Symlink(outside, filepath.Join(dir, "link")))
+	must(t, os.Symlink(outside, filepath.Join(dir, "rootfs", "link")))
+	must(t, m.Unregister(ctx(t), reg))
+	if _, err := os.Lstat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%s is still there: %v", dir, err)
+	}
+	if read(t, filepath.Join(outside, "keep")) != "x" {
+		t.Error("a link was followed")
+	}
+
+	reg = m.reserve("c2")
+	dir = filepath.Join(m.LXCPath, reg.VMID.String(), "rootfs")
+	must(t, os.MkdirAll(dir, 0o755))
+	if err := unix.Mount(outside, dir, "", unix.MS_BIND, ""); err != nil {
+		t.Skipf("needs mount(2): %v", err)
+	}
+	err := m.Unregister(ctx(t), reg)
+	must(t, unix.Unmount(dir, 0))
+	if !errors.Is(err, unix.EBUSY) || read(t, filepath.Join(outside, "keep")) != "x" {
+		t.Errorf("with a mount in it: %v, want EBUSY and nothing removed behind it", err)
+	}
+	if m.get(reg.VMID, "protection") != "1" {
+		t.Error("the conf went although its leftovers did not")
+	}
+	must(t, m.Unregister(ctx(t), reg))
+}
+
+// editor changes the file without any lock, as vi does, for as long as it can, while
+// we patch it.
+func editor(t *testing.T, m *machine) {
+	if m.mount == nil {
+		t.Skip("needs pvetest: only there can a test come between the steps of a write")
+	}
+	reg := m.reserve("c1")
+	must(t, m.SetRunning(ctx(t), reg))
+	edits := 0
+	edit := func(most int) {
+		m.mount.Before(func(op pvetest.Op, path string) {
+			if op == pvetest.OpWrite && strings.HasSuffix(path, ".tmp.pvelxc") && edits < most {
+				edits++
+				write(t, m.path(reg.VMID), read(t, m.path(reg.VMID))+fmt.Sprintf("mp%d: /srv,mp=/srv\n", edits))
+			}
+		})
+	}
+	edit(2)
+	must(t, m.SetStopped(ctx(t), reg))
+	if got := m.get(reg.VMID, "lock") + m.get(reg.VMID, "mp1") + m.get(reg.VMID, "mp2"); edits != 2 || got != "create/srv,mp=/srv/srv,mp=/srv" {
+		t.Errorf("after %d edits: %q in\n%s", edits, got, read(t, m.path(reg.VMID)))
+	}
+	edit(1 << 30)
+	err := m.SetRunning(ctx(t), reg)
+	m.mount.Before(nil)
+	if !errors.Is(err, pve.ErrConflict) || !errdefs.IsAborted(err) {
+		t.Errorf("against an editor that never rests: %v, want ErrConflict", err)
+	}
+	for i := range edits {
+		if key := fmt.Sprintf("mp%d", i+1); m.get(reg.VMID, key) == "-" {
+			t.Errorf("the admin's %s is lost", key)
+		}
+	}
+	if got := m.confs(); got != reg.VMID.String()+".conf" {
+		t.Errorf("left in the directory: %s", got)
+	}
+}
+
+// pctSet changes the file under PVE's lock, as pct does, while we patch it. Nobody's
+// change may be lost.
+func pctSet(t *testing.T, m *machine) {
+	reg := m.reserve("c1")
+	const rounds = 40
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			for range rounds {
+				adminSet(t, m, reg.VMID)
+			}
+		})
+	}
+	wg.Go(func() {
+		for i := range rounds {
+			do := m.SetRunning
+			if i%2 == 1 {
+				do = m.SetStopped
+			}
+			if err := do(ctx(t), reg); err != nil {
+				t.Errorf("round %d: %v", i, err)
+			}
+		}
+	})
+	wg.Wait()
+	if got, want := m.get(reg.VMID, "tty"), fmt.Sprint(2*rounds); got != want {
+		t.Errorf("of %s changes by pct %s are left", want, got)
+	}
+	if got := m.get(reg.VMID, "lock"); got != "create" {
+		t.Errorf("our last change is lost: lock is %q", got)
+	}
+}
+
+// adminSet adds one to a key, as a program that keeps PVE's protocol.
+func adminSet(t *testing.T, m *machine, vmid pve.VMID) {
+	f, err := os.OpenFile(filepath.Join(m.LockDir, "pve-config-"+vmid.String()+".lock"), os.O_RDWR|os.O_CREATE, 0o644)
+	if err == nil {
+		defer f.Close()
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
+	}
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	path := m.path(vmid)
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	theirs := pvetest.ParsePCT(string(data))
+	n := 0
+	fmt.Sscan(theirs.Keys["tty"], &n)
+	theirs.Keys["tty"] = fmt.Sprint(n + 1)
+	if err := errors.Join(os.WriteFile(path+".tmp.1", []byte(theirs.Write()), 0o640), os.Rename(path+".tmp.1", path)); err != nil {
+		t.Error(err)
+	}
+}
+
+func lockIsBounded(t *testing.T, m *machine) {
+	reg := m.reserve("c1")
+	f, err := os.OpenFile(filepath.Join(m.LockDir, "pve-config-"+reg.VMID.String()+".lock"), os.O_RDWR, 0)
+	must(t, err)
+	defer f.Close()
+	must(t, unix.Flock(int(f.Fd()), unix.LOCK_EX))
+	r := *m.Registrar
+	r.LockTimeout = 20 * time.Millisecond
+	short := start(t, r, m.mount)
+	if err := short.SetRunning(ctx(t), reg); !errors.Is(err, pve.ErrBusy) || !errdefs.IsUnavailable(err) {
+		t.Errorf("while another program holds it: %v, want ErrBusy", err)
+	}
+	cancelled, cancel := context.WithCancel(ctx(t))
+	cancel()
+	if err := m.SetRunning(cancelled, reg); !errors.Is(err, context.Canceled) {
+		t.Errorf("with its context cancelled: %v", err)
+	}
+	must(t, f.Close())
+	must(t, short.SetRunning(ctx(t), reg))
+}
+
+func list(t *testing.T, m *machine) {
+	a, b := m.reserve("a"), m.reserve("b")
+	must(t, m.SetRunning(ctx(t), b))
+	admins := m.pathOn(m.Node, 100)
+	write(t, admins, "memory: 512\nlxc.group: onboot\n")
+	write(t, m.pathOn(m.Node, 101)+".bak", "lxc.group: pvelxc/n1/default/x\n")
+	entries, err := m.List(ctx(t), true)
+	must(t, err)
+	if len(entries) != 2 {
+		t.Fatalf("%d entries, want 2: %+v", len(entries), entries)
+	}
+	for i, want := range []struct {
+		reg  pve.Registration
+		lock string
+	}{{a, "create"}, {b, ""}} {
+		e := entries[i]
+		if e.VMID != want.reg.VMID || e.Node != "n1" || e.Owner != (pve.Owner{Node: "n1", Namespace: "default", ID: want.reg.ID}) || e.Lock != want.lock {
+			t.Errorf("entry %d is %+v, want %+v", i, e, want)
+		}
+		if want := conf.Digest([]byte(read(t, m.path(e.VMID)))); e.Digest != want {
+			t.Errorf("digest of %d is %s, want %s", e.VMID, e.Digest, want)
+		}
+	}
+}
