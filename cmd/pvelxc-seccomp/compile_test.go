@@ -356,6 +356,33 @@ func TestStub(t *testing.T) {
 	}
 }
 
+// TestNoStub: a profile that permits by default permits new calls, and one that
+// answers ENOSYS needs nothing more. The kernel's own ENOSYS would hide a mistake.
+func TestNoStub(t *testing.T) {
+	native, err := libseccomp.GetNativeArch()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		fields string
+		want   uint32
+	}{
+		{`"defaultAction":"SCMP_ACT_ALLOW"`, unix.SECCOMP_RET_ALLOW},
+		{`"defaultAction":"SCMP_ACT_LOG"`, unix.SECCOMP_RET_LOG},
+		{`"defaultAction":"SCMP_ACT_TRACE","defaultErrnoRet":7`, unix.SECCOMP_RET_TRACE | 7},
+		{`"defaultAction":"SCMP_ACT_ERRNO","defaultErrnoRet":38`, unix.SECCOMP_RET_ERRNO | 38},
+		{`"defaultAction":"SCMP_ACT_TRAP"`, unix.SECCOMP_RET_ERRNO | 38},
+	} {
+		profile := parse(t, `{`+tc.fields+`,"syscalls":[{"names":["read"],"action":"SCMP_ACT_KILL"}]}`)
+		if got := evaluate(t, mustCompile(t, profile).Program, 9999, auditArchs[native]); got != tc.want {
+			t.Errorf("%s: %#x for a new call, want %#x", tc.fields, got, tc.want)
+		}
+		if stub, err := enosysStub(profile, []libseccomp.ScmpArch{native}); err != nil || (len(stub) > 0) != (profile.DefaultAction == specs.ActTrap) {
+			t.Errorf("%s: a stub of %d bytes, %v", tc.fields, len(stub), err)
+		}
+	}
+}
+
 func TestRun(t *testing.T) {
 	var out bytes.Buffer
 	if err := run(strings.NewReader(`{"defaultAction":"SCMP_ACT_ALLOW"}`), &out); err != nil {

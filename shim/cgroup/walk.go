@@ -31,7 +31,9 @@ func walk(dir string, visit func(cgroup *os.File) error, leave func(parent *os.F
 		children []string
 	}
 	children, err := childNames(current)
-	if err != nil {
+	if vanished(err) {
+		return nil
+	} else if err != nil {
 		return err
 	}
 	stack := []level{{children: children}}

@@ -105,6 +105,21 @@ func TestSharedClass(t *testing.T) {
 	}
 }
 
+// TestNamedClass: one that is made because it was missing is for others, too.
+func TestNamedClass(t *testing.T) {
+	root := newRoot(t)
+	g, err := Apply(root, "c1", &specs.LinuxIntelRdt{ClosID: "silver", L3CacheSchema: "L3:0=f"}, 42)
+	if err != nil || g.Owned || read(t, g.Class, "schemata") != "L3:0=f\n" {
+		t.Fatalf("%+v, %v", g, err)
+	}
+	if err := g.Remove(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(g.Class); err != nil {
+		t.Errorf("the class is gone: %v", err)
+	}
+}
+
 func TestDefaultClass(t *testing.T) {
 	root := newRoot(t)
 	g, err := Apply(root, "c1", &specs.LinuxIntelRdt{ClosID: "/"}, 42)

@@ -308,7 +308,7 @@ func TestSendListenerThatNeverReads(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer agent.Close()
-	ctx, cancel := context.WithCancel(timeout(t))
+	ctx, cancel := context.WithCancel(context.Background()) // no deadline: only the cancel ends it
 	done := make(chan error, 1)
 	go func() {
 		done <- SendListener(ctx, path, specs.ContainerProcessState{Metadata: strings.Repeat("m", 8<<20)}, os.Stdin)
@@ -319,7 +319,12 @@ func TestSendListenerThatNeverReads(t *testing.T) {
 	}
 	defer conn.Close()
 	cancel()
-	if err := <-done; err == nil {
-		t.Error("sent 8 MB to an agent that does not read")
+	select {
+	case err := <-done:
+		if err == nil {
+			t.Error("sent 8 MB to an agent that does not read")
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("still sending after its context has ended")
 	}
 }
