@@ -375,6 +375,44 @@ func TestShimDies(t *testing.T) {
 	w.noSockets()
 }
 
+// TestDyingShim: a process that is being killed still takes connections, and closes them without an answer.
+func TestDyingShim(t *testing.T) {
+	w := newWorld(t)
+	bundle := w.bundle("c1", nil)
+	socket, err := socketFor(w.sockets, "/c", "ns", "c1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(bundle, addressFile), []byte(socket.address()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket.path(), Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener.SetUnlinkOnClose(false)
+	var group sync.WaitGroup
+	group.Go(func() {
+		defer listener.Close()
+		for range 3 {
+			conn, err := listener.Accept()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			_ = conn.Close()
+		}
+	})
+	in := &invocation{id: "c1", namespace: "ns"}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := in.release(ctx, bundle); err != nil {
+		t.Error(err)
+	}
+	group.Wait()
+	w.noSockets()
+}
+
 // oldShim serves version 2 alone, or nothing but silence.
 func oldShim(t *testing.T, path string, connect func() error) {
 	t.Helper()

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	api "github.com/containerd/containerd/api/runtime/task/v2"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/emptypb"
@@ -60,13 +61,25 @@ func (in *invocation) release(ctx context.Context, bundle string) error {
 	if _, err := os.Lstat(socket.path()); err != nil {
 		return nil // the usual case: the shim has ended in peace
 	}
-	running, err := dial(ctx, socket.path(), in.namespace)
-	if err != nil {
-		return err
-	}
-	if running != nil {
-		defer running.close()
-		return running.discard(ctx, in.id)
+	for pause := time.Millisecond; ; pause *= 2 {
+		running, err := dial(ctx, socket.path(), in.namespace)
+		if err != nil {
+			return err
+		}
+		if running == nil {
+			break
+		}
+		err = running.discard(ctx, in.id)
+		running.close()
+		if !errdefs.IsUnavailable(err) {
+			return err
+		}
+		// A process that is being killed takes connections for a moment longer than it answers.
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return err
+		}
 	}
 	unlock, err := socket.lock()
 	if err != nil {
@@ -74,11 +87,13 @@ func (in *invocation) release(ctx context.Context, bundle string) error {
 	}
 	defer unlock()
 	// Again under the lock: a new shim may have taken the place meanwhile.
-	if running, err = dial(ctx, socket.path(), in.namespace); err != nil || running != nil {
-		if running != nil {
-			running.close()
-		}
+	running, err := dial(ctx, socket.path(), in.namespace)
+	if err != nil {
 		return err
+	}
+	if running != nil {
+		running.close()
+		return nil
 	}
 	socket.remove()
 	return nil

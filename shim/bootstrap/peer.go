@@ -46,15 +46,23 @@ func dial(ctx context.Context, path, namespace string) (*peer, error) {
 
 func (p *peer) close() { _ = p.client.Close() }
 
-// call makes a request; version names the service.
+// call makes a request of a service. A shim that ends, or dies, before it answers is unavailable.
 func (p *peer) call(ctx context.Context, service, method string, request, response any) error {
 	ctx = ttrpc.WithMetadata(ctx, ttrpc.MD{"containerd-namespace-ttrpc": {p.namespace}})
 	ctx, cancel := context.WithTimeout(ctx, peerTimeout)
 	defer cancel()
-	if err := p.client.Call(ctx, service, method, request, response); err != nil {
-		return fmt.Errorf("%s of running shim: %w", method, errgrpc.ToNative(err))
+	err := p.client.Call(ctx, service, method, request, response)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, ttrpc.ErrClosed):
+		err = fmt.Errorf("%w: %w", err, errdefs.ErrUnavailable)
+	case ctx.Err() != nil:
+		err = context.Cause(ctx)
+	default:
+		err = errgrpc.ToNative(err)
 	}
-	return nil
+	return fmt.Errorf("%s of running shim: %w", method, err)
 }
 
 // version finds the newest version of the task service the shim has: it may be older than this program. 0 means that the shim is
@@ -70,7 +78,7 @@ func (p *peer) version(ctx context.Context, id string) (int32, error) {
 			return served.version, nil
 		case errdefs.IsNotImplemented(err):
 			continue
-		case errdefs.IsUnavailable(err), errors.Is(err, ttrpc.ErrClosed):
+		case errdefs.IsUnavailable(err):
 			return 0, nil
 		default:
 			return 0, fmt.Errorf("%w (hint: the shim of this pod hangs; see its process and containerd's log)", err)
