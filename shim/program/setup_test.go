@@ -2,6 +2,9 @@ package program
 
 import (
 	"errors"
+	"fmt"
+	"os"
+	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -60,5 +63,33 @@ func TestFakeProc(t *testing.T) {
 		if err := initError(t, options{mounts: mounts}, newRoot(t), set); !errors.Is(err, unix.EXDEV) {
 			t.Errorf("%s: got %v, want EXDEV", mounts, err)
 		}
+	}
+}
+
+// Who may trace a process may also look into it: its owner, unless it is not
+// dumpable. The kernel shows that in the owner of the files of /proc/PID.
+func TestNotDumpable(t *testing.T) {
+	needRoot(t)
+	for _, role := range []string{"hook", "init", "exec"} {
+		conn, peer, err := Pair()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command(initBinary(t), role, "3")
+		cmd.ExtraFiles = []*os.File{peer}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 1234, Gid: 1234}}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		peer.Close()
+		if _, err := conn.Recv(t.Context()); err != nil { // MsgHello
+			t.Fatal(err)
+		}
+		var st unix.Stat_t
+		if err := unix.Stat(fmt.Sprintf("/proc/%d/environ", cmd.Process.Pid), &st); err != nil || st.Uid != 0 {
+			t.Errorf("%s: /proc/PID/environ belongs to %d, %v; want 0", role, st.Uid, err)
+		}
+		conn.Close()
+		_ = cmd.Wait()
 	}
 }
