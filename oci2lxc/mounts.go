@@ -137,7 +137,7 @@ func (c *converter) hostTree(out *Mount) bool {
 		out.RecAttrSet |= unix.MOUNT_ATTR_RDONLY
 		out.RecAttrClear &^= unix.MOUNT_ATTR_RDONLY
 		out.AttrClear &^= unix.MOUNT_ATTR_RDONLY
-	case out.FSType == "mqueue" && !c.has(specs.IPCNamespace):
+	case out.FSType == "mqueue" && userns && !c.has(specs.IPCNamespace):
 		src = "/dev/mqueue"
 	default:
 		return false

@@ -1,0 +1,137 @@
+// Package lxcview tests what LXC's own tools see of a container, through liblxc itself, and the
+// traps that liblxc lays for a runtime built on it.
+package lxcview
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/containerd/containerd/v2/pkg/oci"
+	"github.com/lxc/go-lxc"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/pvelxc/pvelxc/integration/harness"
+)
+
+func TestMain(m *testing.M) { harness.Main(m) }
+
+// lxcpath is where the shim keeps the LXC containers of a namespace.
+func lxcpath(e *harness.Env) string { return filepath.Join("/run/pvelxc/lxc", e.Namespace) }
+
+func TestLXCSeesTheContainer(t *testing.T) {
+	e := harness.On(t, harness.Pvelxc)
+	c := e.Start(t, harness.Forever())
+	view, err := lxc.NewContainer(c.ID(), lxcpath(e))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer view.Release()
+	if !view.Defined() || view.State() != lxc.RUNNING {
+		t.Errorf("LXC says defined %v, state %v; want a running container", view.Defined(), view.State())
+	}
+	if got := view.InitPid(); got != int(c.Task.Pid()) {
+		t.Errorf("LXC says PID 1 is process %d, containerd says %d", got, c.Task.Pid())
+	}
+	rootfs := filepath.Join(e.Daemon.Bundle(e.Namespace, c.ID()), "rootfs")
+	if got := view.ConfigItem("lxc.rootfs.path"); len(got) != 1 || got[0] != rootfs {
+		t.Errorf("lxc.rootfs.path is %q, want %s", got, rootfs)
+	}
+	if got := view.ConfigItem("lxc.environment"); len(got) != 0 && got[0] != "" {
+		t.Errorf("the environment is in the LXC config, which others may read: %q", got)
+	}
+	c.Stop(t)
+	if got := view.State(); got != lxc.STOPPED {
+		t.Errorf("after the end LXC says %v", got)
+	}
+	if err := c.Remove(); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := filepath.Glob(filepath.Join(lxcpath(e), c.ID()+"*")); err != nil || len(left) != 0 {
+		t.Errorf("after delete there are %q, %v", left, err)
+	}
+}
+
+// An admin's lxc-stop is an exit like any other.
+func TestStoppedByLXC(t *testing.T) {
+	e := harness.On(t, harness.Pvelxc)
+	c := e.Start(t, harness.Args("sleep", "1000000"))
+	view, err := lxc.NewContainer(c.ID(), lxcpath(e))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer view.Release()
+	if err := view.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.Wait(t); got.Status != 128+uint32(syscall.SIGKILL) {
+		t.Errorf("exit status %d, want 137", got.Status)
+	}
+}
+
+// To liblxc a PID 1 that dies of SIGHUP asks for a reboot, and it would start the container again.
+// Only with the host's PID namespace can that signal be deadly to it.
+func TestHangupIsNotAReboot(t *testing.T) {
+	harness.Each(t, func(t *testing.T, e *harness.Env) {
+		events := e.Record(t)
+		c := e.Start(t, harness.Args("sleep", "1000000"), harness.Spec(oci.WithHostNamespace(specs.PIDNamespace)))
+		pid := int(c.Task.Pid())
+		if err := c.Task.Kill(e.Context, syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		if got := c.Wait(t); got.Status != 128+uint32(syscall.SIGHUP) {
+			t.Errorf("exit status %d, want 129", got.Status)
+		}
+		if harness.Alive(pid) {
+			t.Errorf("process %d lives", pid)
+		}
+		if err := c.Remove(); err != nil {
+			t.Fatal(err)
+		}
+		events.Expect(t, c.ID(), "create", "start", "exit 129", "delete")
+	})
+}
+
+// What the shim and liblxc have open is not for the container: not for PID 1, not for an exec.
+func TestNoDescriptorLeaksIn(t *testing.T) {
+	harness.Each(t, func(t *testing.T, e *harness.Env) {
+		// A start may return before the user's program runs.
+		c := e.Start(t, harness.Shell("echo runs; exec sleep 1000000"))
+		c.Saw(t, "runs")
+		for fd, target := range harness.OpenFiles(int(c.Task.Pid())) {
+			if fd != "0" && fd != "1" && fd != "2" {
+				t.Errorf("PID 1 has descriptor %s: %s", fd, target)
+			}
+		}
+		// The directory that ls reads is the one descriptor more.
+		if got := strings.Fields(c.Sh(t, "exec ls /proc/self/fd")); len(got) != 4 {
+			t.Errorf("an exec has the descriptors %q, want 0 to 3", got)
+		}
+	})
+}
+
+// A user namespace must not be left to liblxc to invent: it makes one when namespaces are only kept.
+func TestHostNamespacesAreTheHosts(t *testing.T) {
+	harness.Each(t, func(t *testing.T, e *harness.Env) {
+		before, err := os.Hostname()
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := e.Start(t, harness.Forever(), harness.Spec(
+			oci.WithHostNamespace(specs.NetworkNamespace), oci.WithHostNamespace(specs.IPCNamespace),
+			oci.WithHostNamespace(specs.UTSNamespace), oci.WithHostname("")))
+		for _, ns := range []string{"net", "ipc", "uts", "user"} {
+			want, err1 := os.Readlink("/proc/self/ns/" + ns)
+			got, err2 := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", c.Task.Pid(), ns))
+			if err1 != nil || err2 != nil || got != want {
+				t.Errorf("%s namespace is %s, %v; the host's is %s, %v", ns, got, err2, want, err1)
+			}
+		}
+		if after, err := os.Hostname(); err != nil || after != before {
+			t.Errorf("the host was renamed from %q to %q, %v", before, after, err)
+		}
+	})
+}
