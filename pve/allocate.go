@@ -108,14 +108,14 @@ func (r *Registrar) claim(ctx context.Context, vmid VMID, data []byte) (ok bool,
 // abandon removes a conf that a failed create may have left: an empty one, or
 // exactly ours. The caller holds the VMID's lock and its intent.
 func (r *Registrar) abandon(vmid VMID, data []byte) error {
-	f, err := r.store.read(r.Node, vmid)
+	found, err := r.store.read(r.Node, vmid)
 	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	if len(f.data) > 0 && string(f.data) != string(data) {
+	if len(found) > 0 && string(found) != string(data) {
 		return nil
 	}
 	return remove(r.store.path(r.Node, vmid))

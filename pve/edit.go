@@ -106,7 +106,7 @@ func await(ctx context.Context, op string, vmid VMID, f func() error) error {
 
 // patch is one attempt of edit.
 func (r *Registrar) patch(reg Registration, patch func(*conf.Conf) error) error {
-	f, c, err := r.readOwn(reg)
+	read, c, err := r.readOwn(reg)
 	if err != nil {
 		return err
 	}
@@ -114,7 +114,7 @@ func (r *Registrar) patch(reg Registration, patch func(*conf.Conf) error) error 
 		return err
 	}
 	data := c.Bytes()
-	if bytes.Equal(data, f.data) {
+	if bytes.Equal(data, read) {
 		return nil
 	}
 	if len(data) > conf.MaxSize {
@@ -125,7 +125,7 @@ func (r *Registrar) patch(reg Registration, patch func(*conf.Conf) error) error 
 		if err != nil {
 			return err
 		}
-		if conf.Digest(now.data) != conf.Digest(f.data) {
+		if conf.Digest(now) != conf.Digest(read) {
 			return &Error{Kind: ErrConflict}
 		}
 		return nil
@@ -133,20 +133,20 @@ func (r *Registrar) patch(reg Registration, patch func(*conf.Conf) error) error 
 }
 
 // readOwn reads a registration's conf on this node and makes sure whose it is.
-func (r *Registrar) readOwn(reg Registration) (file, *conf.Conf, error) {
-	f, err := r.store.read(r.Node, reg.VMID)
+func (r *Registrar) readOwn(reg Registration) ([]byte, *conf.Conf, error) {
+	data, err := r.store.read(r.Node, reg.VMID)
 	if err != nil {
-		return file{}, nil, err
+		return nil, nil, err
 	}
-	c, err := conf.Parse(f.data)
+	c, err := conf.Parse(data)
 	if err != nil {
-		return file{}, nil, &Error{Kind: ErrForeign, Err: err}
+		return nil, nil, &Error{Kind: ErrForeign, Err: err}
 	}
 	owner, ok := ownerOf(c)
 	if want := r.owner(reg.Namespace, reg.ID); !ok || owner != want {
-		return file{}, nil, &Error{Kind: ErrForeign, Err: foreign{owner, want}, Hint: "the conf was replaced or its lxc.group edited; it is left alone"}
+		return nil, nil, &Error{Kind: ErrForeign, Err: foreign{owner, want}, Hint: "the conf was replaced or its lxc.group edited; it is left alone"}
 	}
-	return f, c, nil
+	return data, c, nil
 }
 
 // foreign says whose a conf is instead.

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -24,8 +23,6 @@ type Entry struct {
 	Owner Owner
 	// Lock is PVE's lock, empty for none.
 	Lock string
-	// Modified is in whole seconds on pmxcfs.
-	Modified time.Time
 	// Digest is PVE's digest of the file.
 	Digest string
 	// Conf is the file.
@@ -89,6 +86,11 @@ func (r *Registrar) scan(ctx context.Context, cluster bool) (listing, error) {
 // readAll reads the confs of a node, as many at a time as there are CPUs: each is a
 // few round trips through the kernel.
 func (r *Registrar) readAll(ctx context.Context, node string, vmids []VMID) (entries []Entry, empty []VMID, err error) {
+	dir, err := open(r.store.dir(node), unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer unix.Close(dir)
 	found := make([]*Entry, len(vmids))
 	none := make([]bool, len(vmids))
 	var next atomic.Int64
@@ -104,7 +106,7 @@ func (r *Registrar) readAll(ctx context.Context, node string, vmids []VMID) (ent
 					return
 				}
 				if errs[w] = ctx.Err(); errs[w] == nil {
-					found[i], none[i], errs[w] = r.readEntry(node, vmids[i], buf)
+					found[i], none[i], errs[w] = readEntry(dir, node, vmids[i], buf)
 				}
 			}
 		})
@@ -121,21 +123,21 @@ func (r *Registrar) readAll(ctx context.Context, node string, vmids []VMID) (ent
 }
 
 // readEntry returns nil for a conf that is not ours.
-func (r *Registrar) readEntry(node string, vmid VMID, buf []byte) (e *Entry, empty bool, err error) {
-	f, err := readFile(r.store.path(node, vmid), buf)
+func readEntry(dir int, node string, vmid VMID, buf []byte) (e *Entry, empty bool, err error) {
+	data, err := readFile(dir, vmid.String()+".conf", buf)
 	if errors.Is(err, unix.ENOENT) {
 		return nil, false, nil
 	}
 	if err != nil {
 		return nil, false, err
 	}
-	if len(f.data) == 0 {
+	if len(data) == 0 {
 		return nil, true, nil
 	}
-	if !bytes.Contains(f.data, []byte(markerPrefix)) {
+	if !bytes.Contains(data, []byte(markerPrefix)) {
 		return nil, false, nil
 	}
-	c, err := conf.Parse(f.data)
+	c, err := conf.Parse(data)
 	if err != nil {
 		return nil, false, nil // nothing of ours has a NUL
 	}
@@ -144,5 +146,5 @@ func (r *Registrar) readEntry(node string, vmid VMID, buf []byte) (e *Entry, emp
 		return nil, false, nil
 	}
 	lock, _ := c.Get("lock")
-	return &Entry{VMID: vmid, Node: node, Owner: owner, Lock: lock, Modified: f.modified, Digest: conf.Digest(f.data), Conf: c}, false, nil
+	return &Entry{VMID: vmid, Node: node, Owner: owner, Lock: lock, Digest: conf.Digest(data), Conf: c}, false, nil
 }

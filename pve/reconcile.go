@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"time"
 
@@ -184,11 +185,11 @@ func (p *reconciliation) bringBack(ctx context.Context, e Entry) error {
 	}
 	defer lock.release()
 	return p.store.retry(ctx, func() error {
-		node, f, err := p.locate(e.VMID)
+		node, data, err := p.locate(e.VMID)
 		if err != nil || node == p.Node {
 			return err
 		}
-		if conf.Digest(f.data) != e.Digest {
+		if conf.Digest(data) != e.Digest {
 			return &Error{Op: "return", VMID: e.VMID, Kind: ErrConflict}
 		}
 		return ignoreEINTR(func() error { return unix.Rename(p.store.path(node, e.VMID), p.store.path(p.Node, e.VMID)) })
@@ -198,7 +199,7 @@ func (p *reconciliation) bringBack(ctx context.Context, e Entry) error {
 // drop removes a conf without a task.
 func (p *reconciliation) drop(ctx context.Context, e Entry, running bool) {
 	switch {
-	case !p.old(e.Modified):
+	case !p.old(p.store.path(e.Node, e.VMID)):
 		// Its task may be on its way into the list.
 	case running:
 		p.report.Changes = append(p.report.Changes, Change{Action: Orphan, VMID: e.VMID, Owner: e.Owner})
@@ -208,22 +209,27 @@ func (p *reconciliation) drop(ctx context.Context, e Entry, running bool) {
 	}
 }
 
-// old also holds for a time in the future, which a clock that was set back leaves.
-func (p *reconciliation) old(modified time.Time) bool {
-	age := time.Since(modified)
+// old reports whether a file was left alone for as long as Grace. A time in the
+// future, which a clock that was set back leaves, is old; a file that is gone is not.
+func (p *reconciliation) old(path string) bool {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return false
+	}
+	age := time.Since(info.ModTime())
 	return age > p.Grace || age < -p.Grace
 }
 
 // restore registers a task again whose conf was not found.
 func (p *reconciliation) restore(ctx context.Context, t Task) {
 	owner := p.owner(t.Namespace, t.ID)
-	node, f, err := p.find(ctx, t.VMID)
+	node, data, err := p.find(ctx, t.VMID)
 	if err == nil {
-		c, parseErr := conf.Parse(f.data)
+		c, parseErr := conf.Parse(data)
 		if parseErr == nil {
 			if is, ok := ownerOf(c); ok && is == owner {
 				lock, _ := c.Get("lock")
-				p.keep(ctx, Entry{VMID: t.VMID, Node: node, Owner: owner, Lock: lock, Digest: conf.Digest(f.data)}, t)
+				p.keep(ctx, Entry{VMID: t.VMID, Node: node, Owner: owner, Lock: lock, Digest: conf.Digest(data)}, t)
 				return
 			}
 		}
@@ -248,28 +254,28 @@ func (p *reconciliation) conflict(vmid VMID, owner Owner, cause error) {
 
 // find is locate with one reading of the cluster's list for the whole pass. With
 // ENOENT a node is the one that has the VMID as something else than a container.
-func (p *reconciliation) find(ctx context.Context, vmid VMID) (node string, f file, err error) {
+func (p *reconciliation) find(ctx context.Context, vmid VMID) (node string, data []byte, err error) {
 	err = p.store.retry(ctx, func() error {
-		f, err = p.store.read(p.Node, vmid)
+		data, err = p.store.read(p.Node, vmid)
 		return err
 	})
 	if p.Local || !errors.Is(err, unix.ENOENT) {
 		if err != nil {
-			return "", f, err
+			return "", nil, err
 		}
-		return p.Node, f, nil
+		return p.Node, data, nil
 	}
 	if p.guests == nil {
 		if err := p.store.retry(ctx, func() (err error) { p.guests, err = p.store.guests(); return err }); err != nil {
-			return "", file{}, err
+			return "", nil, err
 		}
 	}
 	node, ok := p.guests[vmid]
 	if !ok || !nodeName.MatchString(node) {
-		return "", file{}, err
+		return "", nil, err
 	}
-	f, err = p.store.read(node, vmid)
-	return node, f, err
+	data, err = p.store.read(node, vmid)
+	return node, data, err
 }
 
 // writeAgain creates a task's conf under its own VMID.
@@ -298,14 +304,14 @@ func (p *reconciliation) writeAgain(ctx context.Context, t Task) error {
 func (p *reconciliation) sweep(ctx context.Context, found listing) {
 	for _, vmid := range found.temps {
 		path := p.store.temp(vmid)
-		p.sweepFile(ctx, vmid, path, func(file) bool { return true })
+		p.sweepFile(ctx, vmid, path, func([]byte) bool { return true })
 	}
 	intents := p.readIntents()
 	for _, vmid := range found.empty {
 		// A local directory is nobody's but ours. After a power failure it may hold
 		// empty files whose intents came to disk as removed.
 		if p.Local || slices.Contains(intents, vmid) {
-			p.sweepFile(ctx, vmid, p.store.path(p.Node, vmid), func(f file) bool { return len(f.data) == 0 })
+			p.sweepFile(ctx, vmid, p.store.path(p.Node, vmid), func(data []byte) bool { return len(data) == 0 })
 		}
 	}
 	for _, vmid := range intents {

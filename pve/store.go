@@ -131,49 +131,43 @@ func finish(path string, fd int, data []byte, sync bool) error {
 	return nil
 }
 
-// file is a conf as it was read.
-type file struct {
-	data     []byte
-	modified time.Time // whole seconds on pmxcfs
-}
-
 // read reads a conf of any node.
-func (s store) read(node string, vmid VMID) (file, error) {
-	return readFile(s.path(node, vmid), make([]byte, 4096))
+func (s store) read(node string, vmid VMID) ([]byte, error) {
+	return readFile(unix.AT_FDCWD, s.path(node, vmid), make([]byte, 4096))
 }
 
-// readFile reads into buf as far as it goes: one stat and one read for a usual conf.
-func readFile(path string, buf []byte) (file, error) {
-	fd, err := open(path, unix.O_RDONLY, 0)
+// readFile reads into buf as far as it goes: one read for a usual conf, and no
+// stat. On FUSE each step is a round trip, and a node may have a thousand confs.
+func readFile(dir int, path string, buf []byte) ([]byte, error) {
+	fd, err := openAt(dir, path, unix.O_RDONLY, 0)
 	if err != nil {
-		return file{}, err
+		return nil, err
 	}
 	defer unix.Close(fd)
-	var st unix.Stat_t
-	if err := ignoreEINTR(func() error { return unix.Fstat(fd, &st) }); err != nil {
-		return file{}, &os.PathError{Op: "stat", Path: path, Err: err}
-	}
 	used := 0
 	for {
 		var n int
 		if err := ignoreEINTR(func() (err error) { n, err = unix.Read(fd, buf[used:]); return err }); err != nil {
-			return file{}, &os.PathError{Op: "read", Path: path, Err: err}
+			return nil, &os.PathError{Op: "read", Path: path, Err: err}
 		}
 		used += n
 		if n == 0 || used < len(buf) {
-			break // a short read of a regular file is its end
+			return buf[:used:used], nil // a short read of a regular file is its end
 		}
 		if used > conf.MaxSize {
-			return file{}, &os.PathError{Op: "read", Path: path, Err: unix.EFBIG}
+			return nil, &os.PathError{Op: "read", Path: path, Err: unix.EFBIG}
 		}
 		buf = append(buf, make([]byte, len(buf))...)
 	}
-	return file{data: buf[:used:used], modified: time.Unix(st.Mtim.Unix())}, nil
 }
 
 func open(path string, flags int, mode uint32) (fd int, err error) {
+	return openAt(unix.AT_FDCWD, path, flags, mode)
+}
+
+func openAt(dir int, path string, flags int, mode uint32) (fd int, err error) {
 	err = ignoreEINTR(func() (err error) {
-		fd, err = unix.Open(path, flags|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, mode)
+		fd, err = unix.Openat(dir, path, flags|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, mode)
 		return err
 	})
 	if err != nil {

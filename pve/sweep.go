@@ -10,9 +10,9 @@ import (
 
 // sweepFile removes a file under its VMID's lock if it is old and still what it
 // was found to be.
-func (p *reconciliation) sweepFile(ctx context.Context, vmid VMID, path string, still func(file) bool) {
-	f, err := readFile(path, make([]byte, 4096))
-	if err != nil || !p.old(f.modified) || !still(f) {
+func (p *reconciliation) sweepFile(ctx context.Context, vmid VMID, path string, still func([]byte) bool) {
+	data, err := readFile(unix.AT_FDCWD, path, make([]byte, 4096))
+	if err != nil || !p.old(path) || !still(data) {
 		return // gone, or in use, or for the next time
 	}
 	p.do(Swept, vmid, Owner{}, func() error {
@@ -22,11 +22,11 @@ func (p *reconciliation) sweepFile(ctx context.Context, vmid VMID, path string, 
 		}
 		defer lock.release()
 		return p.store.retry(ctx, func() error {
-			f, err := readFile(path, make([]byte, 4096))
+			data, err := readFile(unix.AT_FDCWD, path, make([]byte, 4096))
 			if errors.Is(err, unix.ENOENT) {
 				return nil
 			}
-			if err != nil || !still(f) {
+			if err != nil || !still(data) {
 				return err
 			}
 			return remove(path)
@@ -61,8 +61,8 @@ func (p *reconciliation) settleIntent(ctx context.Context, vmid VMID) {
 		return // the reservation is in progress
 	}
 	defer lock.release()
-	f, err := p.store.read(p.Node, vmid)
-	if errors.Is(p.store.explain(err), unix.ENOENT) || err == nil && len(f.data) > 0 {
+	data, err := p.store.read(p.Node, vmid)
+	if errors.Is(p.store.explain(err), unix.ENOENT) || err == nil && len(data) > 0 {
 		if err := remove(p.intent(vmid)); err != nil {
 			p.report.Changes = append(p.report.Changes, Change{Swept, vmid, Owner{}, err})
 		}

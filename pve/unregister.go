@@ -35,7 +35,7 @@ func (r *Registrar) unregister(ctx context.Context, reg Registration, digest str
 	}
 	defer lock.release()
 	return r.store.retry(ctx, func() error {
-		node, f, err := r.locate(reg.VMID)
+		node, data, err := r.locate(reg.VMID)
 		err = r.store.explain(err)
 		if errors.Is(err, unix.ENOENT) {
 			return nil
@@ -43,7 +43,7 @@ func (r *Registrar) unregister(ctx context.Context, reg Registration, digest str
 		if err != nil {
 			return err
 		}
-		c, err := conf.Parse(f.data)
+		c, err := conf.Parse(data)
 		if err != nil {
 			return &Error{Op: "unregister", VMID: reg.VMID, Kind: ErrForeign, Err: err}
 		}
@@ -51,7 +51,7 @@ func (r *Registrar) unregister(ctx context.Context, reg Registration, digest str
 		if want := r.owner(reg.Namespace, reg.ID); !ok || owner != want {
 			return &Error{Op: "unregister", VMID: reg.VMID, Kind: ErrForeign, Err: foreign{owner, want}, Hint: "the conf was replaced or its lxc.group edited; it is left alone"}
 		}
-		if digest != "" && conf.Digest(f.data) != digest {
+		if digest != "" && conf.Digest(data) != digest {
 			return &Error{Op: "unregister", VMID: reg.VMID, Kind: ErrConflict}
 		}
 		// The conf goes last: until then nobody is given the VMID, and a crash
@@ -64,21 +64,21 @@ func (r *Registrar) unregister(ctx context.Context, reg Registration, digest str
 }
 
 // locate finds a conf on this node, else where the cluster says it is.
-func (r *Registrar) locate(vmid VMID) (node string, f file, err error) {
-	f, err = r.store.read(r.Node, vmid)
+func (r *Registrar) locate(vmid VMID) (node string, data []byte, err error) {
+	data, err = r.store.read(r.Node, vmid)
 	if r.Local || !errors.Is(err, unix.ENOENT) {
-		return r.Node, f, err
+		return r.Node, data, err
 	}
 	guests, listErr := r.store.guests()
 	if listErr != nil {
-		return "", file{}, listErr
+		return "", nil, listErr
 	}
 	node, ok := guests[vmid]
 	if !ok || !nodeName.MatchString(node) {
-		return "", file{}, err
+		return "", nil, err
 	}
-	f, err = r.store.read(node, vmid)
-	return node, f, err
+	data, err = r.store.read(node, vmid)
+	return node, data, err
 }
 
 // maxDepth bounds the directories below an LXC directory. PVE leaves files, and empty
