@@ -48,12 +48,6 @@ fi
 [ -n "$mirror" ] || die "found no Debian archive in this machine's apt sources" \
 	"hint: name one, for example VM_MIRROR=http://mirror.example/debian make vm"
 
-if ! command -v mmdebstrap >/dev/null; then
-	say "installing mmdebstrap"
-	apt-get -o DPkg::Lock::Timeout=300 install -y -q --no-install-recommends mmdebstrap >"$out/apt.log" 2>&1 ||
-		die "cannot install mmdebstrap: $(tail -n 3 "$out/apt.log")" "hint: run apt-get update first"
-fi
-
 # bootstrap TARGET PACKAGES [OPTION...]: a minimal Debian with PACKAGES, as a directory or (named *.tar) an archive.
 bootstrap() {
 	local target=$1 packages=$2
@@ -137,5 +131,5 @@ chroot "$out/tools" sh -ec "
 mv "$out/tools/tmp/vmlinux" "$out/vmlinux"
 umount "$out/tools/mnt"
 
-rm -rf "$compile" "$out"/{fetch-kernel,install-optional,apt.log,compile.log,tools.log,guest.log,configure.log,make.log}
+rm -rf "$compile" "$out"/{fetch-kernel,install-optional,compile.log,tools.log,guest.log,configure.log,make.log}
 say "base: Linux $kv"

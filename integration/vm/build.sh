@@ -50,6 +50,15 @@ stage() {
 	mv "$stamp.new" "$stamp"
 }
 
+missing=()
+for program in mmdebstrap mount; do command -v "$program" >/dev/null || missing+=("$program"); done
+if ((${#missing[@]})); then
+	echo "vm: installing ${missing[*]}"
+	apt-get -o DPkg::Lock::Timeout=300 install -y -q --no-install-recommends "${missing[@]}" >"$out/apt.log" 2>&1 ||
+		die "cannot install ${missing[*]}: $(tail -n 3 "$out/apt.log")" "hint: run apt-get update first"
+	rm "$out/apt.log"
+fi
+
 built=
 base_key=$(digest <"$here/base.sh")
 image_key=$({ echo "$base_key"; cat "$here/image.sh"; cd "$here" && find rootfs initrd -type f | LC_ALL=C sort | xargs sha256sum; } | digest)

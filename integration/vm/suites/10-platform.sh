@@ -1,6 +1,6 @@
 #!/bin/bash
 # The machine is what the other suites rely on: real OpenZFS, cgroup v2, LXC, AppArmor, containerd.
-# limit: 240 s
+# limit: 600 s
 . "$VM_TAP"
 
 pool=platform

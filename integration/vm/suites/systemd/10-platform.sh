@@ -1,6 +1,6 @@
 #!/bin/bash
 # systemd is PID 1, keeps its hands off what it delegates, and enforces what it is asked to.
-# limit: 240 s
+# limit: 600 s
 . "$VM_TAP"
 
 booted() {
