@@ -208,11 +208,12 @@ func (c *Container) startHelper(peer *os.File, streams *stdio.IO) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	pid := cmd.Process.Pid // Release forgets it
 	go func() {
 		<-exits
 		_ = reaper.Release(cmd)
 	}()
-	return cmd.Process.Pid, nil
+	return pid, nil
 }
 
 // execProgram is the program of an exec; release closes what it refers to, once it
