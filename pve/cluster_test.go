@@ -114,8 +114,9 @@ func TestNoQuorum(t *testing.T) {
 			t.Errorf("%s of a registered one: %v, want ErrNoQuorum", op, err)
 		}
 	}
-	if _, err := m.Reconcile(ctx(t), tasks(pve.Task{Namespace: "default", ID: "c1"})); !errors.Is(err, pve.ErrNoQuorum) {
-		t.Errorf("Reconcile: %v, want ErrNoQuorum", err)
+	m.mount.Counts()
+	if _, err := m.Reconcile(ctx(t), tasks(pve.Task{Namespace: "default", ID: "c1"})); !errors.Is(err, pve.ErrNoQuorum) || len(m.mount.Counts()) > 0 {
+		t.Errorf("Reconcile: %v, want ErrNoQuorum and nothing tried", err)
 	}
 	if entries, err := m.List(ctx(t), true); err != nil || len(entries) != 1 {
 		t.Errorf("List: %d entries, %v; reading needs no quorum", len(entries), err)

@@ -247,6 +247,17 @@ func TestHostname(t *testing.T) {
 	}
 }
 
+func TestNoteValueStaysInItsCodeSpan(t *testing.T) {
+	for value, want := range map[string]string{
+		"docker.io/a:b": "docker.io/a:b", "a`b": "a'b", "a\nb\x00": "a\uFFFDb\uFFFD", "\u202egnp.exe": "\uFFFDgnp.exe", "a\u2028b\xff": "a\uFFFDb\uFFFD", "<b> ü": "<b> ü",
+		strings.Repeat("x", 300): strings.Repeat("x", 256) + "…",
+	} {
+		if got := noteValue(value); got != want {
+			t.Errorf("%q becomes %q, want %q", value, got, want)
+		}
+	}
+}
+
 func TestMarkerIsNobodyElses(t *testing.T) {
 	for _, lines := range []string{
 		"", "lxc.group: onboot", "lxc.group: pvelxc/", "lxc.group: pvelxc/a/b", "lxc.group: pvelxc/a/b/c/d", "lxc.group: pvelxc/a//c", "lxc.group: pvelxc/a/%zz/c",

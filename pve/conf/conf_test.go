@@ -59,6 +59,9 @@ func TestReadsWhatPVEReads(t *testing.T) {
 	if _, ok := c.Get("junk"); ok {
 		t.Error("junk is read as a key")
 	}
+	if v, ok := parse(t, "cores: snapstate: delete\n").Get("cores"); ok {
+		t.Errorf("cores = %q: PVE takes the line for the state of a snapshot", v)
+	}
 	if diff := cmp.Diff([]string{"pvelxc/n1/default/db"}, c.Raw("lxc.group")); diff != "" {
 		t.Error(diff)
 	}
