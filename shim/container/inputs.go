@@ -46,13 +46,17 @@ func (in *inputs) open(ctx context.Context, c *Container) (err error) {
 	}
 	in.join = make(map[specs.LinuxNamespaceType]*os.File)
 	for _, ns := range c.plan.Namespaces {
-		// The others are joined by liblxc.
-		if ns.Mode != oci2lxc.NamespaceJoin || (ns.Type != specs.CgroupNamespace && ns.Type != specs.TimeNamespace) {
+		if ns.Mode != oci2lxc.NamespaceJoin {
 			continue
 		}
-		f, err := os.Open(ns.Path)
+		f, err := openNamespace(ns.Type, ns.Path)
 		if err != nil {
-			return fmt.Errorf("join %s namespace: %w", ns.Type, err)
+			return err
+		}
+		// The others are joined by liblxc, which takes a namespace of any kind.
+		if ns.Type != specs.CgroupNamespace && ns.Type != specs.TimeNamespace {
+			_ = f.Close()
+			continue
 		}
 		in.join[ns.Type] = f
 	}

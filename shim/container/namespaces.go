@@ -11,6 +11,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/pvelxc/pvelxc/oci2lxc"
 )
@@ -62,6 +63,34 @@ func checkHostNetwork(spec *specs.Spec) error {
 		}
 	}
 	return nil
+}
+
+// namespaceKinds are what the kernel says of a namespace's kind (ioctl_ns(2)).
+var namespaceKinds = map[specs.LinuxNamespaceType]int{
+	specs.CgroupNamespace:  unix.CLONE_NEWCGROUP,
+	specs.IPCNamespace:     unix.CLONE_NEWIPC,
+	specs.MountNamespace:   unix.CLONE_NEWNS,
+	specs.NetworkNamespace: unix.CLONE_NEWNET,
+	specs.PIDNamespace:     unix.CLONE_NEWPID,
+	specs.TimeNamespace:    unix.CLONE_NEWTIME,
+	specs.UserNamespace:    unix.CLONE_NEWUSER,
+	specs.UTSNamespace:     unix.CLONE_NEWUTS,
+}
+
+// openNamespace opens a namespace to join and makes sure that it is one, and of its
+// kind (config-linux.md#namespaces).
+func openNamespace(kind specs.LinuxNamespaceType, path string) (*os.File, error) {
+	// Not blocking: the path may be a FIFO.
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("join %s namespace: %w", kind, err)
+	}
+	got, err := unix.IoctlRetInt(int(f.Fd()), unix.NS_GET_NSTYPE)
+	if err != nil || got != namespaceKinds[kind] {
+		_ = f.Close()
+		return nil, fmt.Errorf("join %s namespace: %s is no namespace of that kind: %w", kind, path, errdefs.ErrInvalidArgument)
+	}
+	return f, nil
 }
 
 func sameFile(a, b string) bool {
