@@ -1,0 +1,257 @@
+package api_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pvelxc/pvelxc/pve"
+	"github.com/pvelxc/pvelxc/pve/api"
+)
+
+func background(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func TestPool(t *testing.T) {
+	s := newServer(t)
+	c, ctx := s.client(t), background(t)
+	members := func(want ...pve.VMID) {
+		t.Helper()
+		got, err := c.Pool(ctx, "k8s")
+		if diff := cmp.Diff(want, got); err != nil || diff != "" {
+			t.Errorf("members: %v (-want +got):\n%s", err, diff)
+		}
+	}
+	members(900001)
+	for _, step := range []struct {
+		do       func() error
+		requests string
+	}{
+		{func() error { return c.AddToPool(ctx, "k8s", 900001, 900002, 900003) }, "GET /pools poolid=k8s, PUT /pools poolid=k8s&vms=900002%2C900003"},
+		{func() error { return c.AddToPool(ctx, "k8s", 900001, 900002) }, "GET /pools poolid=k8s"},
+		{func() error { return c.RemoveFromPool(ctx, "k8s", 900002, 900777) }, "GET /pools poolid=k8s, PUT /pools delete=1&poolid=k8s&vms=900002"},
+		{func() error { return c.AddToPool(ctx, "a/b", 5000) }, "GET /pools poolid=a%2Fb, PUT /pools poolid=a%2Fb&vms=5000"},
+	} {
+		s.fail()
+		if err := step.do(); err != nil {
+			t.Fatal(err)
+		}
+		if got := s.seen(); got != step.requests {
+			t.Errorf("requests: %s, want %s", got, step.requests)
+		}
+	}
+	members(900001, 900003)
+	if err := c.AddToPool(ctx, "k8s", 900009); !errdefs.IsAlreadyExists(err) || !strings.Contains(err.Error(), "VM 900009 belongs already to pool 'other'") {
+		t.Errorf("a guest of another pool: %v", err)
+	}
+	if err := c.AddToPool(ctx, "none", 1); !errdefs.IsNotFound(err) {
+		t.Errorf("no such pool: %v", err)
+	}
+	if _, err := c.Pool(ctx, "a&b=c"); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("a name with syntax: %v", err)
+	}
+}
+
+// TestLostAnswer: the change was made, its answer was lost, and it is made again.
+func TestLostAnswer(t *testing.T) {
+	s := newServer(t)
+	s.fail(nil, func(w http.ResponseWriter) {
+		s.pools["k8s"][900002] = true
+		half(w)
+	})
+	if err := s.client(t).AddToPool(background(t), "k8s", 900002); err != nil {
+		t.Errorf("%v, after %s", err, s.seen())
+	}
+}
+
+func TestGuestsOfOtherNodes(t *testing.T) {
+	got, err := newServer(t).client(t).Guests(background(t))
+	want := []api.Guest{{900001, "n1", "lxc", "running", "web-0", "k8s"}, {100, "n2", "qemu", "unknown", "", ""}, {101, "n3", "lxc", "unknown", "", ""}}
+	if diff := cmp.Diff(want, got); err != nil || diff != "" {
+		t.Errorf("%v (-want +got):\n%s", err, diff)
+	}
+}
+
+func TestTasks(t *testing.T) {
+	s := newServer(t)
+	c, ctx := s.client(t), background(t)
+	got, err := c.Tasks(ctx, "n1", 900001, time.Unix(1690000000, 0))
+	want := []api.Task{
+		{UPID: upid, Type: "vzstop", User: "admin@pam", Start: time.Unix(1700000000, 0), End: time.Unix(1700000005, 0), Status: "OK"},
+		{UPID: upid, Type: "vzreboot", User: "admin@pam", Start: time.Unix(1700000010, 0)},
+	}
+	if diff := cmp.Diff(want, got); err != nil || diff != "" {
+		t.Errorf("%v (-want +got):\n%s", err, diff)
+	}
+	if got, want := s.seen(), "GET /nodes/n1/tasks limit=50&since=1690000000&source=all&vmid=900001"; got != want {
+		t.Errorf("asked %s, want %s", got, want)
+	}
+	lines, err := c.TaskLog(ctx, upid)
+	if diff := cmp.Diff([]string{"stopping", "TASK OK"}, lines); err != nil || diff != "" {
+		t.Errorf("%v (-want +got):\n%s", err, diff)
+	}
+	for _, bad := range []string{"", "../../access/users", "UPID:n1/../x:00000000:00000000:00000000:a:b:c:", upid + "/../x"} {
+		if _, err := c.TaskLog(ctx, bad); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("task %q: %v", bad, err)
+		}
+	}
+	if _, err := c.Tasks(ctx, "n1/../n2", 1, time.Time{}); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("a node that climbs: %v", err)
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	s := newServer(t)
+	c := s.client(t)
+	for _, test := range []struct {
+		fault func(http.ResponseWriter)
+		kind  error
+		says  string
+	}{
+		{status(401, "authentication failure"), errdefs.ErrUnauthenticated, "401 authentication failure (hint: the token"},
+		{status(403, "Permission check failed (/pool/k8s, Pool.Audit)"), errdefs.ErrPermissionDenied, "403 Permission check failed (/pool/k8s, Pool.Audit) (hint: "},
+		{status(404, "no such path"), errdefs.ErrNotFound, "404 no such path"},
+		{status(500, "cfs-lock 'file-user_cfg' error: no quorum!"), pve.ErrNoQuorum, "no quorum!"},
+		{status(500, "some Perl at line 7."), errdefs.ErrUnknown, "500 some Perl at line 7."},
+		{status(501, "not implemented"), errdefs.ErrNotImplemented, "501"},
+		{func(w http.ResponseWriter) {
+			w.WriteHeader(400)
+			fmt.Fprint(w, `{"errors":{"poolid":"invalid format\n","a":"b"},"data":null,"message":"Parameter verification failed.\n"}`)
+		}, errdefs.ErrInvalidArgument, "400 Parameter verification failed.; a: b; poolid: invalid format"},
+		{func(w http.ResponseWriter) { w.WriteHeader(403) }, errdefs.ErrPermissionDenied, "403 Forbidden"},
+		{func(w http.ResponseWriter) {
+			w.Header().Set("Location", "https://example.invalid/")
+			w.WriteHeader(302)
+		}, errdefs.ErrUnknown, "302 Found"},
+		{text(`{"data":[{"vmid":"x"}]}`), errdefs.ErrDataLoss, "not of this API"},
+		{text(`{"data":{"vmid":1}}`), errdefs.ErrDataLoss, "not of this API"},
+	} {
+		s.fail(test.fault)
+		_, err := c.Guests(background(t))
+		if !errors.Is(err, test.kind) || !strings.Contains(err.Error(), test.says) {
+			t.Errorf("%v, want %v saying %q", err, test.kind, test.says)
+		}
+		if strings.Contains(err.Error(), "12345678") {
+			t.Errorf("the secret is in the error: %v", err)
+		}
+		if n := strings.Count(s.seen(), "GET"); n != 1 {
+			t.Errorf("%s: asked %d times", test.says, n)
+		}
+	}
+}
+
+func TestTriesAgain(t *testing.T) {
+	s := newServer(t)
+	c := s.client(t)
+	for name, fault := range map[string]func(http.ResponseWriter){
+		"half an answer": half,
+		"half JSON":      text(`{"data":[`),
+		"no data":        text(`{"data":null}`),
+		"an empty body":  text(""),
+		"a web page":     text("<html>"),
+		"595":            status(595, "No route to host"),
+		"596":            status(596, "tls_process_server_certificate: certificate verify failed"),
+		"599":            status(599, "Too many redirections"),
+		"503":            status(503, "Service Unavailable"),
+		"a lock":         status(500, "cfs-lock 'file-user_cfg' error: got lock request timeout"),
+		"a slow node":    status(500, "got timeout"),
+	} {
+		s.fail(fault, fault)
+		if guests, err := c.Guests(background(t)); err != nil || len(guests) != 3 {
+			t.Errorf("%s twice: %v", name, err)
+		}
+		s.fail(fault, fault, fault, fault, fault, fault)
+		if _, err := c.Guests(background(t)); !errdefs.IsUnavailable(err) {
+			t.Errorf("%s always: %v, want unavailable", name, err)
+		}
+		if n := strings.Count(s.seen(), "GET"); n != 5 {
+			t.Errorf("%s: asked %d times, want 5", name, n)
+		}
+	}
+	s.fail(half, half, half, half, half)
+	cancelled, cancel := context.WithCancel(background(t))
+	cancel()
+	if _, err := c.Guests(cancelled); !errors.Is(err, context.Canceled) {
+		t.Errorf("a cancelled request: %v", err)
+	}
+}
+
+func TestTrust(t *testing.T) {
+	s, stranger := newServer(t), newServer(t)
+	sum := sha256.Sum256(s.Certificate().Raw)
+	colons := strings.ReplaceAll(strings.TrimSuffix(fmt.Sprintf("% X", sum), " "), " ", ":")
+	o := s.options(t)
+	o.CAFile, o.Fingerprint = "", colons
+	c, err := api.New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Guests(background(t)); err != nil {
+		t.Errorf("with the fingerprint %s: %v", colons, err)
+	}
+	sum[0]++
+	o.Fingerprint = fmt.Sprintf("%x", sum)
+	if c, err = api.New(o); err != nil {
+		t.Fatal(err)
+	}
+	s.fail()
+	if _, err := c.Guests(background(t)); !errdefs.IsFailedPrecondition(err) || s.seen() != "" {
+		t.Errorf("with another fingerprint: %v; the server saw %q", err, s.seen())
+	}
+	// httptest's servers share a certificate; another name makes it a stranger's.
+	o = stranger.options(t)
+	u, err := url.Parse(stranger.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.URL = "https://localhost:" + u.Port()
+	if c, err = api.New(o); err != nil {
+		t.Fatal(err)
+	}
+	stranger.fail()
+	if _, err := c.Guests(background(t)); !errdefs.IsFailedPrecondition(err) || stranger.seen() != "" {
+		t.Errorf("a certificate of another name: %v; the server saw %q", err, stranger.seen())
+	}
+}
+
+func TestNewRefuses(t *testing.T) {
+	s := newServer(t)
+	for name, test := range map[string]struct {
+		change func(*api.Client)
+		kind   error
+	}{
+		"no TLS":                {func(c *api.Client) { c.URL = "http://127.0.0.1:8006" }, errdefs.ErrInvalidArgument},
+		"a path":                {func(c *api.Client) { c.URL += "/x" }, errdefs.ErrInvalidArgument},
+		"a bad fingerprint":     {func(c *api.Client) { c.Fingerprint = "AA:BB" }, errdefs.ErrInvalidArgument},
+		"no authority":          {func(c *api.Client) { c.CAFile = c.TokenFile }, errdefs.ErrInvalidArgument},
+		"a missing token":       {func(c *api.Client) { c.TokenFile += "x" }, os.ErrNotExist},
+		"a readable token":      {func(c *api.Client) { os.Chmod(c.TokenFile, 0o640) }, errdefs.ErrPermissionDenied},
+		"a token behind a link": {func(c *api.Client) { os.Symlink(c.TokenFile, c.TokenFile+".l"); c.TokenFile += ".l" }, nil},
+		"a password":            {func(c *api.Client) { os.WriteFile(c.TokenFile, []byte("hunter2\n"), 0o600) }, errdefs.ErrInvalidArgument},
+		"a header in the token": {func(c *api.Client) { os.WriteFile(c.TokenFile, []byte(secret+"\nX: y\n"), 0o600) }, errdefs.ErrInvalidArgument},
+		"a directory":           {func(c *api.Client) { c.TokenFile = filepath.Dir(c.TokenFile) }, errdefs.ErrPermissionDenied},
+	} {
+		o := s.options(t)
+		test.change(&o)
+		_, err := api.New(o)
+		if err == nil || test.kind != nil && !errors.Is(err, test.kind) {
+			t.Errorf("%s: %v, want %v", name, err, test.kind)
+		} else if strings.Contains(err.Error(), "hunter2") || strings.Contains(err.Error(), "12345678") {
+			t.Errorf("%s: the secret is in the error: %v", name, err)
+		}
+	}
+}
