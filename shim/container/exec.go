@@ -64,9 +64,7 @@ func (c *Container) startExec(ctx context.Context, p *Process) (_ int, err error
 	if err != nil {
 		return 0, fmt.Errorf("start %s: %w", p, err)
 	}
-	p.mu.Lock()
-	p.io = streams
-	p.mu.Unlock()
+	p.setStdio(streams)
 	if err := c.enter(ctx, p, proc, streams); err != nil {
 		err = fmt.Errorf("start %s: %w", p, err)
 		c.failExec(p, streams)

@@ -27,6 +27,7 @@ type Process struct {
 	pid    int
 	pidfd  *os.File
 	io     *stdio.IO
+	noMore bool // CloseStdin was called
 	exit   Exit
 	paused bool // the init alone: a stopped process cannot be paused
 }
@@ -78,10 +79,15 @@ func (p *Process) Resize(_ context.Context, width, height uint16) error {
 }
 
 // CloseStdin drops our write end of stdin: the process reads end of file once
-// containerd's client has closed its own.
+// containerd's client has closed its own. A client whose input is short calls it
+// before the streams are open, or while they are being opened; then it is done by
+// setStdio, since nobody calls twice.
 func (p *Process) CloseStdin(context.Context) error {
-	if streams := p.stdio(); streams != nil {
-		streams.CloseStdin()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.noMore = true
+	if p.io != nil {
+		p.io.CloseStdin()
 	}
 	return nil
 }
@@ -98,6 +104,16 @@ func (p *Process) stdio() *stdio.IO {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.io
+}
+
+// setStdio gives the process its streams.
+func (p *Process) setStdio(streams *stdio.IO) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.io = streams
+	if p.noMore {
+		streams.CloseStdin()
+	}
 }
 
 // setLive records the pid of a process that exists, and takes over pidfd.
