@@ -5,7 +5,8 @@ package main
 import (
 	"os"
 
+	"github.com/pvelxc/pvelxc/internal/node"
 	"github.com/pvelxc/pvelxc/shim/bootstrap"
 )
 
-func main() { os.Exit(bootstrap.Main(os.Args, os.Stdin, os.Stdout, os.Stderr)) }
+func main() { os.Exit(bootstrap.Main(node.Engine(), os.Args, os.Stdin, os.Stdout, os.Stderr)) }

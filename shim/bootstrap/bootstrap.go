@@ -20,6 +20,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+
+	"github.com/pvelxc/pvelxc/shim/container"
 )
 
 // Runtime is the name by which containerd's clients choose this shim.
@@ -27,6 +29,7 @@ const Runtime = "io.containerd.pvelxc.v2"
 
 // invocation is the command line, as containerd's core/runtime/v2 builds it.
 type invocation struct {
+	engine        Engine
 	action        string
 	id, namespace string
 	address       string // containerd's gRPC socket
@@ -36,14 +39,26 @@ type invocation struct {
 	info, version bool
 }
 
-// Main runs the shim program and returns its exit status. On success it prints nothing but the answer: containerd reads both
+// Engine makes containers and takes them away.
+type Engine struct {
+	// Create makes a container.
+	Create func(context.Context, container.Config) (*container.Container, error)
+	// Cleanup removes one whose shim is gone.
+	Cleanup func(context.Context, container.CleanupConfig) (container.Exit, error)
+	// Started is called once by a shim that begins to serve, in a goroutine of its
+	// own; ctx ends with the shim. It may be nil.
+	Started func(ctx context.Context)
+}
+
+// Main runs the shim program on an engine and returns its exit status. On success it prints nothing but the answer: containerd reads both
 // standard output and error.
-func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+func Main(engine Engine, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	in, err := parse(args, stderr)
 	if errors.Is(err, flag.ErrHelp) {
 		return 0
 	}
 	if err == nil {
+		in.engine = engine
 		err = in.run(stdin, stdout)
 	}
 	if err != nil {

@@ -31,14 +31,19 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/pvelxc/pvelxc/shim/task"
+
+	"github.com/pvelxc/pvelxc/shim/container"
 )
 
 const patience = 30 * time.Second
 
 // TestMain makes the test binary the shim program where it is run like it.
+// testEngine is the real engine without a configuration or a registrar.
+var testEngine = Engine{Create: container.Create, Cleanup: container.Cleanup}
+
 func TestMain(m *testing.M) {
 	if slices.Contains(os.Args, "-namespace") {
-		os.Exit(Main(os.Args, os.Stdin, os.Stdout, os.Stderr))
+		os.Exit(Main(testEngine, os.Args, os.Stdin, os.Stdout, os.Stderr))
 	}
 	os.Exit(m.Run())
 }
@@ -526,7 +531,7 @@ func TestInfo(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out, problems bytes.Buffer
-	if status := Main([]string{"shim", "-info"}, bytes.NewReader(input), &out, &problems); status != 0 || problems.Len() > 0 {
+	if status := Main(testEngine, []string{"shim", "-info"}, bytes.NewReader(input), &out, &problems); status != 0 || problems.Len() > 0 {
 		t.Fatalf("status %d: %s", status, &problems)
 	}
 	info := new(types.RuntimeInfo)
@@ -548,7 +553,7 @@ func TestInfo(t *testing.T) {
 			t.Errorf("mount option %s is missing", option)
 		}
 	}
-	if status := Main([]string{"shim", "-info"}, strings.NewReader("\xff"), &out, &problems); status == 0 {
+	if status := Main(testEngine, []string{"shim", "-info"}, strings.NewReader("\xff"), &out, &problems); status == 0 {
 		t.Error("bad options were taken")
 	}
 }
@@ -556,7 +561,7 @@ func TestInfo(t *testing.T) {
 func TestVersionAndHelp(t *testing.T) {
 	for flag, want := range map[string]string{"-v": "Go version", "-version": Runtime, "-h": "usage"} {
 		var out, problems bytes.Buffer
-		if status := Main([]string{"shim", flag}, strings.NewReader(""), &out, &problems); status != 0 ||
+		if status := Main(testEngine, []string{"shim", flag}, strings.NewReader(""), &out, &problems); status != 0 ||
 			!strings.Contains(out.String()+problems.String(), want) {
 			t.Errorf("%s: status %d, %s%s", flag, status, &out, &problems)
 		}

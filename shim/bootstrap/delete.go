@@ -37,7 +37,7 @@ func (in *invocation) delete(ctx context.Context, stdout io.Writer) error {
 	if err := in.release(ctx, bundle); err != nil {
 		log.G(ctx).WithError(err).Warn("shim does not let go of the container")
 	}
-	exit, err := container.Cleanup(ctx, container.CleanupConfig{ID: in.id, Namespace: in.namespace, Bundle: bundle})
+	exit, err := in.engine.Cleanup(ctx, container.CleanupConfig{ID: in.id, Namespace: in.namespace, Bundle: bundle})
 	if err != nil {
 		return fmt.Errorf("clean up container %s: %w", in.id, err)
 	}

@@ -65,10 +65,16 @@ func (in *invocation) serveUntilEmpty(ctx context.Context) error {
 	})
 	task.New(task.Config{
 		Namespace: in.namespace,
-		Create:    task.LXC,
+		Create:    task.LXC(in.engine.Create),
 		Events:    queue.Send,
 		Shutdown:  end,
 	}).Register(server)
+
+	if in.engine.Started != nil {
+		ctx, stop := context.WithCancel(ctx)
+		defer stop()
+		go in.engine.Started(ctx)
+	}
 
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT)

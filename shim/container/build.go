@@ -21,7 +21,7 @@ import (
 // programs, up to SyncCreated.
 func (c *Container) build(ctx context.Context) error {
 	child := c.init.io.Child()
-	m, err := startMonitor(c.settings, c.id, c.dirs, c.plan.Cgroup.Systemd, c.killAll, child.Stdin, child.Stdout, child.Stderr)
+	m, err := startMonitor(c.settings, c.dirs, c.plan.Cgroup.Systemd, c.killAll, child.Stdin, child.Stdout, child.Stderr)
 	c.init.io.Start()
 	if err != nil {
 		return err

@@ -45,8 +45,13 @@ type Config struct {
 	Stdio  Stdio
 	// Checkpoint is the path of a checkpoint to restore; refused where not empty.
 	Checkpoint string
-	// Options are the runtime options as containerd sent them; nil for none.
+	// Options are the runtime options as containerd sent them; nil for none. Whoever
+	// fills in Settings has taken them into account: Create does not look at them.
 	Options *anypb.Any
+	// Settings are the node's; the zero value is DefaultSettings.
+	Settings Settings
+	// Registrar makes the container known to the host; nil for nobody.
+	Registrar Registrar
 	// Events takes the events of the container and its processes, in order. It must
 	// not block.
 	Events func(event any)
@@ -69,6 +74,8 @@ type Container struct {
 	program               *program.Program // PID 1's
 	stopOOM               context.CancelFunc
 	log                   *log.Entry
+	registrar             Registrar
+	registration          Registration // nil for a container that is not registered
 
 	// state and its file are written by create alone, then read only.
 	state state
@@ -77,6 +84,8 @@ type Container struct {
 	execs       map[string]*Process
 	specs       map[string]*specs.Process // of execs that were not started
 	memoryLimit *int64                    // in bytes, as last set; nil for none
+	limits      *specs.LinuxResources     // as last told to the registration
+	told        chan struct{}             // closed when the registration was told all; nil before
 	deleted     bool
 }
 
@@ -181,10 +190,14 @@ func (c *Container) Update(ctx context.Context, r *specs.LinuxResources) error {
 		return fmt.Errorf("update container %s: %w", c.id, err)
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	if m := checked.Memory; m != nil && m.Limit != nil {
 		c.memoryLimit = m.Limit
 	}
+	before := c.limits
+	after := mergeLimits(before, checked)
+	c.limits = after
+	c.mu.Unlock()
+	c.tell("update", func(ctx context.Context, r Registration) error { return r.Update(ctx, before, after) })
 	return nil
 }
 
@@ -325,6 +338,7 @@ func (c *Container) watch() {
 	c.init.starting.Lock()
 	defer c.init.starting.Unlock()
 	c.init.setExited(Exit{Status: status, At: at}, func(e Exit) { c.emit(exitEvent(c.id, c.id, e)) })
+	c.tell("stopped", func(ctx context.Context, r Registration) error { return r.Stopped(ctx) })
 }
 
 // waitExecs waits for the end of all execs that run.

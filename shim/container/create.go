@@ -72,13 +72,14 @@ func load(ctx context.Context, cfg Config) (*Container, error) {
 	if cfg.Checkpoint != "" {
 		return nil, fmt.Errorf("restore from a checkpoint: %w", errdefs.ErrNotImplemented)
 	}
-	settings, err := DefaultSettings()
-	if err != nil {
-		return nil, err
+	settings := cfg.Settings
+	if settings.Root == "" {
+		var err error
+		if settings, err = DefaultSettings(); err != nil {
+			return nil, err
+		}
 	}
-	if err := settings.apply(cfg.Options); err != nil {
-		return nil, err
-	}
+	var err error
 	c := &Container{
 		id:        cfg.ID,
 		namespace: cfg.Namespace,
@@ -86,6 +87,7 @@ func load(ctx context.Context, cfg Config) (*Container, error) {
 		settings:  settings,
 		dirs:      dirsOf(settings.Root, cfg.Namespace, cfg.ID),
 		emit:      cfg.Events,
+		registrar: cfg.Registrar,
 		init:      newProcess(cfg.ID, "", cfg.Bundle, cfg.Stdio),
 		execs:     make(map[string]*Process),
 		specs:     make(map[string]*specs.Process),
@@ -111,6 +113,7 @@ func load(ctx context.Context, cfg Config) (*Container, error) {
 	if r := c.plan.Cgroup.Resources; r != nil && r.Memory != nil {
 		c.memoryLimit = r.Memory.Limit
 	}
+	c.limits = c.plan.Cgroup.Resources
 	if c.group, err = cgroup.Open(opts.CgroupMode, c.plan.Cgroup); err != nil {
 		return nil, err
 	}
@@ -121,6 +124,8 @@ func load(ctx context.Context, cfg Config) (*Container, error) {
 		Bundle:      c.bundle,
 		Cgroup:      c.plan.Cgroup,
 		CgroupMode:  opts.CgroupMode,
+		LXCPath:     c.dirs.lxcpath,
+		Name:        c.dirs.name,
 		Poststop:    c.plan.Hooks.Poststop,
 		Annotations: c.plan.Annotations,
 	}
@@ -165,7 +170,17 @@ func (c *Container) prepare(ctx context.Context, cfg Config) error {
 	if err := c.state.write(c.dirs.state()); err != nil {
 		return err
 	}
-	if _, err := mountRootfs(cfg.Rootfs, c.plan.Rootfs.Path, c.plan.IDMap); err != nil {
+	// The cluster may take its time to grant a name; the root is mounted meanwhile.
+	reserved := make(chan error, 1)
+	go func() { reserved <- c.reserve(ctx) }()
+	_, err = mountRootfs(cfg.Rootfs, c.plan.Rootfs.Path, c.plan.IDMap)
+	if err := errors.Join(err, <-reserved); err != nil {
+		return err
+	}
+	if err := c.state.write(c.dirs.state()); err != nil {
+		return err
+	}
+	if err := c.publish(text); err != nil {
 		return err
 	}
 	if err := c.openPath(); err != nil {

@@ -19,13 +19,21 @@ import (
 // CleanupConfig names a container whose shim is gone.
 type CleanupConfig struct {
 	ID, Namespace, Bundle string
+	// Root is the state directory, DefaultRoot when empty.
+	Root string
+	// Registrar is who may have registered the container; nil for nobody.
+	Registrar Registrar
 }
 
 // Cleanup takes a container away by force, from its state file: the work of the
 // shim's `delete` command. It returns the exit status that the monitor left
 // behind, or 137 where there is none. It is idempotent.
 func Cleanup(ctx context.Context, cfg CleanupConfig) (Exit, error) {
-	d := dirsOf(DefaultRoot, cfg.Namespace, cfg.ID)
+	root := cfg.Root
+	if root == "" {
+		root = DefaultRoot
+	}
+	d := dirsOf(root, cfg.Namespace, cfg.ID)
 	exit := Exit{Status: 128 + uint32(unix.SIGKILL), At: time.Now()}
 	st, err := readState(d.state())
 	switch {
@@ -45,7 +53,16 @@ func Cleanup(ctx context.Context, cfg CleanupConfig) (Exit, error) {
 	if status, ok := readExit(d.exit()); ok {
 		exit.Status = status
 	}
-	if err := takeAway(ctx, st, d, group); err != nil {
+	if st.Name != "" {
+		d.lxcpath, d.name = st.LXCPath, st.Name
+	}
+	var reg Registration
+	if len(st.Registration) > 0 && cfg.Registrar != nil {
+		if reg, err = cfg.Registrar.Resume(st.Registration); err != nil {
+			return exit, fmt.Errorf("clean up container %s: %w", cfg.ID, err)
+		}
+	}
+	if err := takeAway(ctx, st, d, group, reg); err != nil {
 		return exit, fmt.Errorf("clean up container %s: %w", cfg.ID, err)
 	}
 	return exit, nil
@@ -56,7 +73,8 @@ func (c *Container) destroy(ctx context.Context) error {
 	if c.stopOOM != nil {
 		c.stopOOM()
 	}
-	if err := takeAway(ctx, &c.state, c.dirs, c.group); err != nil {
+	c.awaitTold(ctx)
+	if err := takeAway(ctx, &c.state, c.dirs, c.group, c.registration); err != nil {
 		return err
 	}
 	if c.monitor != nil {
@@ -69,7 +87,7 @@ func (c *Container) destroy(ctx context.Context) error {
 // takeAway ends what is left of a container and removes all that was made for it.
 // Every step is tried whatever became of the others, and may find its work done.
 // The state file goes last: as long as it is there, a repeat is possible.
-func takeAway(ctx context.Context, st *state, d dirs, group *cgroup.Group) error {
+func takeAway(ctx context.Context, st *state, d dirs, group *cgroup.Group, reg Registration) error {
 	var errs []error
 	if err := group.Kill(ctx); err != nil && !errdefs.IsNotFound(err) {
 		errs = append(errs, err)
@@ -94,6 +112,13 @@ func takeAway(ctx context.Context, st *state, d dirs, group *cgroup.Group) error
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err
+	}
+	if reg != nil {
+		// A cluster that is away must not keep a container from being deleted: its conf
+		// is removed by reconciliation.
+		if err := reg.Remove(ctx); err != nil {
+			log.G(ctx).WithField("id", st.ID).WithField("vmid", reg.Name()).WithError(err).Warn("unregister")
+		}
 	}
 	// A poststop hook that fails changes nothing (runtime.md, lifecycle, step 12).
 	stopped := &specs.State{Version: specs.Version, ID: st.ID, Status: specs.StateStopped, Bundle: st.Bundle, Annotations: st.Annotations}

@@ -40,7 +40,7 @@ var errMonitorGone = errors.New("the container ended before it was ready")
 
 // startMonitor starts pvelxc-monitor for the LXC config in d, with the child ends
 // of the container's stdio.
-func startMonitor(s Settings, name string, d dirs, wait bool, killAll func(), stdin, stdout, stderr *os.File) (_ *monitor, err error) {
+func startMonitor(s Settings, d dirs, wait bool, killAll func(), stdin, stdout, stderr *os.File) (_ *monitor, err error) {
 	tree, err := initTree(s.InitPath)
 	if err != nil {
 		return nil, err
@@ -51,7 +51,7 @@ func startMonitor(s Settings, name string, d dirs, wait bool, killAll func(), st
 		return nil, err
 	}
 	defer peer.Close()
-	args := []string{s.MonitorPath, name, d.lxcpath, d.config(), d.exit()}
+	args := []string{s.MonitorPath, d.name, d.lxcpath, d.config(), d.exit()}
 	if wait {
 		args = append(args, "wait")
 	}

@@ -26,8 +26,6 @@ type Settings struct {
 	// Unprivileged puts containers that have no user namespace of their own into
 	// one; nil leaves them in the host's.
 	Unprivileged *oci2lxc.IDMap
-	// IOUID and IOGID own the pipes of the containers' stdio.
-	IOUID, IOGID uint32
 	// LogLevel is liblxc's ("WARN"); its log is Root/lxc/<namespace>/<id>/lxc.log.
 	LogLevel string
 }

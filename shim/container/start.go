@@ -46,6 +46,7 @@ func (c *Container) Start(ctx context.Context, execID string) (int, error) {
 	}) {
 		return 0, fmt.Errorf("start %s: it ended meanwhile: %w", p, errdefs.ErrFailedPrecondition)
 	}
+	c.tell("running", func(ctx context.Context, r Registration) error { return r.Running(ctx) })
 	return pid, c.poststart(ctx, pid)
 }
 

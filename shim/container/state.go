@@ -28,6 +28,12 @@ type state struct {
 	Bundle    string `json:"bundle"`
 	// Rootfs is where the root is mounted; empty when the bundle brought its own.
 	Rootfs string `json:"rootfs,omitempty"`
+	// LXCPath and Name are LXC's for the container.
+	LXCPath string `json:"lxcpath"`
+	Name    string `json:"name"`
+	// Registration is the Registrar's record; empty for a container that is not
+	// registered.
+	Registration json.RawMessage `json:"registration,omitempty"`
 	// Monitor and Init are the processes; nil until they exist.
 	Monitor *procRef `json:"monitor,omitempty"`
 	Init    *procRef `json:"init,omitempty"`
@@ -51,13 +57,15 @@ type procRef struct {
 
 // dirs are the places of one container on the host.
 type dirs struct {
-	lxcpath string // Root/lxc/<namespace>
-	home    string // lxcpath/<id>
+	home string // Root/lxc/<namespace>/<id>
+	// lxcpath and name are what LXC's tools find the container by: home's own parts,
+	// or those of its registration.
+	lxcpath, name string
 }
 
 func dirsOf(root, namespace, id string) dirs {
 	lxcpath := filepath.Join(root, "lxc", namespace)
-	return dirs{lxcpath: lxcpath, home: filepath.Join(lxcpath, id)}
+	return dirs{home: filepath.Join(lxcpath, id), lxcpath: lxcpath, name: id}
 }
 
 func (d dirs) state() string  { return filepath.Join(d.home, "state.json") }
@@ -68,7 +76,7 @@ func (d dirs) log() string    { return filepath.Join(d.home, "lxc.log") }
 // make creates the container's directory. A mapped root must be able to walk
 // through it, hence 0711; the files in it are 0600.
 func (d dirs) make() error {
-	if err := os.MkdirAll(d.lxcpath, 0o711); err != nil {
+	if err := os.MkdirAll(filepath.Dir(d.home), 0o711); err != nil {
 		return fmt.Errorf("make state directory: %w", err)
 	}
 	if err := os.Mkdir(d.home, 0o711); err != nil {
@@ -80,7 +88,7 @@ func (d dirs) make() error {
 // remove takes the directory away, and the lock file that liblxc keeps for every
 // lxcpath and name that it has seen (/run/lxc/lock/<lxcpath>/.<name>).
 func (d dirs) remove() error {
-	lock := filepath.Join("/run/lxc/lock", d.lxcpath, "."+filepath.Base(d.home))
+	lock := filepath.Join("/run/lxc/lock", d.lxcpath, "."+d.name)
 	if err := os.Remove(lock); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove liblxc's lock file: %w", err)
 	}
@@ -88,8 +96,16 @@ func (d dirs) remove() error {
 		return fmt.Errorf("remove state directory: %w", err)
 	}
 	// The namespace's directory goes with its last container, and not before.
-	_ = os.Remove(d.lxcpath)
+	_ = os.Remove(filepath.Dir(d.home))
 	_ = os.Remove(filepath.Dir(lock))
+	return nil
+}
+
+// makePublic makes a directory that a mapped root can walk through.
+func makePublic(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
 	return nil
 }
 

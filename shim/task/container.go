@@ -37,13 +37,15 @@ type Process interface {
 // CreateFunc makes a container: the seam between the service and the engine.
 type CreateFunc func(ctx context.Context, config container.Config) (Container, error)
 
-// LXC creates containers with package container.
-func LXC(ctx context.Context, config container.Config) (Container, error) {
-	c, err := container.Create(ctx, config)
-	if err != nil {
-		return nil, err
+// LXC makes a CreateFunc of the engine's own: only the type of the result differs.
+func LXC(create func(context.Context, container.Config) (*container.Container, error)) CreateFunc {
+	return func(ctx context.Context, config container.Config) (Container, error) {
+		c, err := create(ctx, config)
+		if err != nil {
+			return nil, err
+		}
+		return lxc{c}, nil
 	}
-	return lxc{c}, nil
 }
 
 // lxc narrows the type of Process.

@@ -1,4 +1,4 @@
-package container
+package node
 
 import (
 	"os"
@@ -9,8 +9,11 @@ import (
 	runcoptions "github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/containerd/api/types/runtimeoptions/v1"
 	"github.com/containerd/errdefs"
+	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/pvelxc/pvelxc/internal/config"
 )
 
 func pack(t *testing.T, m proto.Message) *anypb.Any {
@@ -25,17 +28,17 @@ func pack(t *testing.T, m proto.Message) *anypb.Any {
 }
 
 func TestOptionsOfRunc(t *testing.T) {
-	var s Settings
-	if err := s.apply(pack(t, &runcoptions.Options{SystemdCgroup: true, NoNewKeyring: true, IoUid: 3, IoGid: 4})); err != nil {
+	c, err := override(config.Default(), pack(t, &runcoptions.Options{SystemdCgroup: true, NoNewKeyring: true}))
+	if err != nil {
 		t.Fatal(err)
 	}
-	if !s.SystemdCgroup || !s.NoNewKeyring || s.IOUID != 3 || s.IOGID != 4 {
-		t.Errorf("settings are %+v", s)
+	if !c.Runtime.SystemdCgroup || !c.Runtime.NoNewKeyring {
+		t.Errorf("configuration is %+v", c)
 	}
 }
 
 func TestOptionsInTOML(t *testing.T) {
-	text := "systemd_cgroup = true\nunprivileged = true\nlog_level = \"DEBUG\"\n"
+	text := "registration = \"none\"\n[runtime]\nsystemd_cgroup = true\nunprivileged = true\nlog_level = \"DEBUG\"\n"
 	path := filepath.Join(t.TempDir(), "pvelxc.toml")
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -44,13 +47,13 @@ func TestOptionsInTOML(t *testing.T) {
 		"body": {ConfigBody: []byte(text)},
 		"path": {ConfigPath: path},
 	} {
-		var s Settings
-		if err := s.apply(pack(t, o)); err != nil {
+		c, err := override(config.Default(), pack(t, o))
+		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		if !s.SystemdCgroup || s.LogLevel != "DEBUG" || s.Unprivileged == nil || s.Unprivileged.UIDs[0].HostID != 100000 {
-			t.Errorf("%s: settings are %+v", name, s)
+		if c.Registration != config.RegisterNone || !c.Runtime.SystemdCgroup || !c.Runtime.Unprivileged || c.Runtime.LogLevel != "DEBUG" {
+			t.Errorf("%s: configuration is %+v", name, c)
 		}
 	}
 }
@@ -60,15 +63,14 @@ func TestBadOptionsAreRefused(t *testing.T) {
 		any  *anypb.Any
 		want string
 	}{
-		"unknown key":  {pack(t, &runtimeoptions.Options{ConfigBody: []byte("unprivilegd = true")}), "unprivilegd"},
-		"wrong type":   {pack(t, &runtimeoptions.Options{ConfigBody: []byte("unprivileged = 1")}), "ConfigBody"},
-		"no TOML":      {pack(t, &runtimeoptions.Options{ConfigBody: []byte("=")}), "ConfigBody"},
+		"unknown key":  {pack(t, &runtimeoptions.Options{ConfigBody: []byte("[runtime]\nunprivilegd = true")}), "unprivilegd"},
+		"wrong type":   {pack(t, &runtimeoptions.Options{ConfigBody: []byte("[runtime]\nunprivileged = 1")}), "runtime options"},
+		"no TOML":      {pack(t, &runtimeoptions.Options{ConfigBody: []byte("=")}), "runtime options"},
 		"missing file": {pack(t, &runtimeoptions.Options{ConfigPath: "/nonexistent"}), "/nonexistent"},
 		"foreign type": {&anypb.Any{TypeUrl: "some.thing", Value: []byte{1}}, "some.thing"},
 		"not protobuf": {&anypb.Any{TypeUrl: "containerd.runc.v1.Options", Value: []byte{0xff}}, "runtime options"},
 	} {
-		var s Settings
-		err := s.apply(test.any)
+		_, err := override(config.Default(), test.any)
 		if err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: error %v, want one with %q", name, err, test.want)
 		} else if name != "missing file" && !errdefs.IsInvalidArgument(err) {
@@ -78,10 +80,9 @@ func TestBadOptionsAreRefused(t *testing.T) {
 }
 
 func TestNoOptions(t *testing.T) {
-	var s Settings
 	for _, a := range []*anypb.Any{nil, {}, {TypeUrl: "some.thing"}} {
-		if err := s.apply(a); err != nil {
-			t.Errorf("options %v: %v", a, err)
+		if c, err := override(config.Default(), a); err != nil || !cmp.Equal(c, config.Default()) {
+			t.Errorf("options %v: %+v, %v", a, c, err)
 		}
 	}
 }

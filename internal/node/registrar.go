@@ -1,0 +1,112 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/pvelxc/pvelxc/internal/config"
+	"github.com/pvelxc/pvelxc/pve"
+	"github.com/pvelxc/pvelxc/shim/container"
+)
+
+// registrar is a container.Registrar on package pve.
+type registrar struct{ conf config.Config }
+
+// open makes the client. It reads a few files and makes our own directories; an
+// existing one is not kept, because containers are rare and configurations differ.
+func (r *registrar) open() (*pve.Registrar, error) {
+	client := pve.Registrar{
+		Root:       r.conf.PVE.Root,
+		Node:       r.conf.PVE.Node,
+		Tags:       r.conf.PVE.Tags,
+		OnNoQuorum: pve.Policy(r.conf.PVE.OnNoQuorum),
+	}
+	if text := r.conf.PVE.VMIDRange; text != "" {
+		var err error
+		if client.Range, err = pve.ParseRange(text); err != nil {
+			return nil, fmt.Errorf("pve.vmid_range: %w", err)
+		}
+	}
+	return pve.New(client)
+}
+
+// Reserve registers a container, unless it is a pause container and those stay out.
+func (r *registrar) Reserve(ctx context.Context, g container.Guest) (container.Registration, error) {
+	if r.conf.Registration == config.RegisterContainers && isSandbox(g.Spec) {
+		return &registration{}, nil
+	}
+	client, err := r.open()
+	if err != nil {
+		if r.conf.PVE.OnNoQuorum == string(pve.Degrade) && errdefs.IsUnavailable(err) {
+			log.G(ctx).WithField("id", g.ID).WithError(err).Warn("container starts unregistered")
+			return &registration{}, nil
+		}
+		return nil, err
+	}
+	described := guest(g)
+	reg, err := client.Reserve(ctx, described)
+	if err != nil {
+		return nil, err
+	}
+	if reg.Degraded != nil {
+		log.G(ctx).WithField("id", g.ID).WithError(reg.Degraded).Warn("container starts unregistered")
+	}
+	return &registration{client: client, reg: reg, guest: &described}, nil
+}
+
+// record is what a state file keeps of a registration.
+type record struct {
+	VMID      pve.VMID `json:"vmid"`
+	Namespace string   `json:"namespace"`
+	ID        string   `json:"id"`
+	// Guest is what was registered, should the conf be lost.
+	Guest *pve.Guest `json:"guest,omitempty"`
+}
+
+// Resume returns the registration of a record.
+func (r *registrar) Resume(data json.RawMessage) (container.Registration, error) {
+	var rec record
+	if err := json.Unmarshal(data, &rec); err != nil {
+		return nil, fmt.Errorf("read registration: %w", err)
+	}
+	client, err := r.open()
+	if err != nil {
+		return nil, err
+	}
+	return &registration{client: client, reg: pve.Registration{VMID: rec.VMID, Namespace: rec.Namespace, ID: rec.ID}}, nil
+}
+
+// registration is a container.Registration; without a client it is nobody's.
+type registration struct {
+	client *pve.Registrar
+	reg    pve.Registration
+	guest  *pve.Guest
+}
+
+func (r *registration) Name() string {
+	if r.reg.VMID == 0 {
+		return ""
+	}
+	return r.reg.VMID.String()
+}
+
+func (r *registration) LXCPath() string { return r.client.LXCPath }
+
+func (r *registration) Record() (json.RawMessage, error) {
+	return json.Marshal(record{VMID: r.reg.VMID, Namespace: r.reg.Namespace, ID: r.reg.ID, Guest: r.guest})
+}
+
+func (r *registration) Running(ctx context.Context) error { return r.client.SetRunning(ctx, r.reg) }
+
+func (r *registration) Stopped(ctx context.Context) error { return r.client.SetStopped(ctx, r.reg) }
+
+func (r *registration) Update(ctx context.Context, before, after *specs.LinuxResources) error {
+	return r.client.Update(ctx, r.reg, limits(before), limits(after))
+}
+
+func (r *registration) Remove(ctx context.Context) error { return r.client.Unregister(ctx, r.reg) }
