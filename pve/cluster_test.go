@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -150,13 +151,12 @@ func TestRestart(t *testing.T) {
 			}},
 			{"Unregister", func() error { return m.Unregister(ctx(t), reg) }},
 		} {
-			n := 0
+			var n atomic.Int64
 			m.mount.Before(func(pvetest.Op, string) {
-				if n == step {
+				if n.Add(1) == int64(step)+1 {
 					m.mount.Stop()
 					time.AfterFunc(3*time.Millisecond, m.mount.Resume)
 				}
-				n++
 			})
 			if err := op.do(); err != nil {
 				t.Fatalf("%s: %s: %v", name, op.name, err)
@@ -203,6 +203,9 @@ func TestGone(t *testing.T) {
 	}
 	m.mount.Stop()
 	check("not connected")
+	if _, err := pve.New(options(t, m.Root, "")); !errors.Is(err, pve.ErrUnreachable) {
+		t.Errorf("New: %v, want ErrUnreachable", err)
+	}
 	m.mount.Resume()
 	if m.get(reg.VMID, "lock") != "create" {
 		t.Error("the conf was changed")
@@ -213,10 +216,6 @@ func TestGone(t *testing.T) {
 	check("not mounted")
 	if entries, err := os.ReadDir(m.Root); err != nil || len(entries) > 0 {
 		t.Errorf("something was written under the mount point: %v, %v", entries, err)
-	}
-	o = options(t, m.Root, "")
-	if _, err := pve.New(o); !errors.Is(err, pve.ErrUnreachable) {
-		t.Errorf("New: %v, want ErrUnreachable", err)
 	}
 }
 
@@ -263,6 +262,15 @@ func TestNodeNameIsPVEs(t *testing.T) {
 	o := options(t, m.Root, "")
 	if got := start(t, o, nil).Node; got != "n1" {
 		t.Errorf("this node is %q, want n1: what the link local says", got)
+	}
+}
+
+func TestAnyDirectoryServes(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "a", "b")
+	m := start(t, options(t, root, ""), nil)
+	reg := m.reserve("c1")
+	if want := filepath.Join(root, "lxc", reg.VMID.String()+".conf"); !m.Local || read(t, want) != read(t, m.path(reg.VMID)) {
+		t.Errorf("local %v; the conf is not at %s", m.Local, want)
 	}
 }
 

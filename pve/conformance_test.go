@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -228,19 +229,18 @@ func editor(t *testing.T, m *machine) {
 	}
 	reg := m.reserve("c1")
 	must(t, m.SetRunning(ctx(t), reg))
-	edits := 0
-	edit := func(most int) {
+	var edits atomic.Int64
+	edit := func(most int64) {
 		m.mount.Before(func(op pvetest.Op, path string) {
-			if op == pvetest.OpWrite && strings.HasSuffix(path, ".tmp.pvelxc") && edits < most {
-				edits++
-				write(t, m.path(reg.VMID), read(t, m.path(reg.VMID))+fmt.Sprintf("mp%d: /srv,mp=/srv\n", edits))
+			if op == pvetest.OpWrite && strings.HasSuffix(path, ".tmp.pvelxc") && edits.Load() < most {
+				write(t, m.path(reg.VMID), read(t, m.path(reg.VMID))+fmt.Sprintf("mp%d: /srv,mp=/srv\n", edits.Add(1)))
 			}
 		})
 	}
 	edit(2)
 	must(t, m.SetStopped(ctx(t), reg))
-	if got := m.get(reg.VMID, "lock") + m.get(reg.VMID, "mp1") + m.get(reg.VMID, "mp2"); edits != 2 || got != "create/srv,mp=/srv/srv,mp=/srv" {
-		t.Errorf("after %d edits: %q in\n%s", edits, got, read(t, m.path(reg.VMID)))
+	if got := m.get(reg.VMID, "lock") + m.get(reg.VMID, "mp1") + m.get(reg.VMID, "mp2"); edits.Load() != 2 || got != "create/srv,mp=/srv/srv,mp=/srv" {
+		t.Errorf("after %d edits: %q in\n%s", edits.Load(), got, read(t, m.path(reg.VMID)))
 	}
 	edit(1 << 30)
 	err := m.SetRunning(ctx(t), reg)
@@ -248,7 +248,7 @@ func editor(t *testing.T, m *machine) {
 	if !errors.Is(err, pve.ErrConflict) || !errdefs.IsAborted(err) {
 		t.Errorf("against an editor that never rests: %v, want ErrConflict", err)
 	}
-	for i := range edits {
+	for i := range edits.Load() {
 		if key := fmt.Sprintf("mp%d", i+1); m.get(reg.VMID, key) == "-" {
 			t.Errorf("the admin's %s is lost", key)
 		}

@@ -39,7 +39,9 @@ type Registrar struct {
 	// Root is where pmxcfs is mounted. Default: DefaultRoot where it exists, else
 	// DefaultLocal.
 	Root string
-	// Local says that Root is a plain directory. New sets it for DefaultLocal.
+	// Local says that Root is a plain directory, which is made where it is missing.
+	// New sets it for DefaultLocal and for any Root but DefaultRoot where no cluster
+	// file system is mounted.
 	Local bool
 	// Node is this node's name. Default: the target of Root's link local, else the
 	// host's name.
@@ -101,6 +103,7 @@ func New(r Registrar) (*Registrar, error) {
 			r.Root, r.Local = DefaultLocal, true
 		}
 	}
+	r.Local = r.Local || r.Root != DefaultRoot && !isFUSE(r.Root)
 	if err := r.findNode(); err != nil {
 		return nil, err
 	}
@@ -136,6 +139,13 @@ func fill[T comparable](field *T, value T) {
 	if *field == zero {
 		*field = value
 	}
+}
+
+// isFUSE also holds for a mount whose daemon is gone.
+func isFUSE(path string) bool {
+	var st unix.Statfs_t
+	err := ignoreEINTR(func() error { return unix.Statfs(path, &st) })
+	return isGone(err) || err == nil && st.Type == unix.FUSE_SUPER_MAGIC
 }
 
 // findNode takes PVE's word for the node's name before the host's: a renamed host

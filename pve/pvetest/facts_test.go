@@ -207,12 +207,16 @@ func TestLatency(t *testing.T) {
 	if took := time.Since(start); took < delay {
 		t.Errorf("a create took %v, less than the latency of %v", took, delay)
 	}
-	var seen []string
-	a.Before(func(op pvetest.Op, path string) { seen = append(seen, string(op)+" "+path) })
+	seen := make(chan string, 10)
+	a.Before(func(op pvetest.Op, path string) { seen <- string(op) + " " + path })
 	a.Counts()
 	must(t, os.WriteFile(in(a, "nodes/a/lxc/101.conf"), []byte("x"), 0o640))
 	must(t, create(in(b, "nodes/b/lxc/102.conf")))
-	if got, wanted := strings.Join(seen, ", "), "create /nodes/a/lxc/101.conf, write /nodes/a/lxc/101.conf"; got != wanted {
+	var list []string
+	for len(seen) > 0 {
+		list = append(list, <-seen)
+	}
+	if got, wanted := strings.Join(list, ", "), "create /nodes/a/lxc/101.conf, write /nodes/a/lxc/101.conf"; got != wanted {
 		t.Errorf("changes seen: %s, want %s", got, wanted)
 	}
 	if c := a.Counts(); c[pvetest.OpCreate] != 1 || c[pvetest.OpWrite] != 1 {
