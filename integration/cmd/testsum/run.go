@@ -36,8 +36,10 @@ func (r *run) add(e event) {
 			r.order = append(r.order, k)
 		}
 		r.result[k] = e.Action
-		if i := strings.LastIndex(e.Test, "/"); i >= 0 {
-			r.parents[key{e.Package, e.Test[:i]}] = true
+		for i, c := range e.Test { // a name may have slashes of its own
+			if c == '/' {
+				r.parents[key{e.Package, e.Test[:i]}] = true
+			}
 		}
 	}
 }

@@ -15,7 +15,7 @@ const recorded = `{"Action":"output","Package":"p","Test":"TestA","Output":"=== 
 {"Action":"skip","Package":"p","Test":"TestA/two"}
 {"Action":"pass","Package":"p","Test":"TestA"}
 {"Action":"pass","Package":"p"}
-{"Action":"fail","Package":"q","Test":"TestB/x"}
+{"Action":"fail","Package":"q","Test":"TestB/x/y"}
 {"Action":"fail","Package":"q","Test":"TestB"}
 {"Action":"fail","Package":"q"}
 # a line that is no event
@@ -32,11 +32,11 @@ func TestTotal(t *testing.T) {
 	if err := total(&closing, []string{path}); err == nil || err.Error() != "2 failed" {
 		t.Errorf("verdict %v, want 2 failed", err)
 	}
-	want := "skipped: p TestA/two: needs /dev/zfs: no such file\nfailed:  q TestB/x\nfailed:  r\n1 passed, 2 failed, 1 skipped\n"
+	want := "skipped: p TestA/two: needs /dev/zfs: no such file\nfailed:  q TestB/x/y\nfailed:  r\n1 passed, 2 failed, 1 skipped\n"
 	if diff := cmp.Diff(want, closing.String()); diff != "" {
 		t.Errorf("closing lines (-want +got):\n%s", diff)
 	}
-	for _, text := range []string{"ok    p (", "skip  p TestA/two: needs /dev/zfs", "FAIL  q TestB/x", "r.go:1: syntax error", "# a line that is no event"} {
+	for _, text := range []string{"ok    p (", "skip  p TestA/two: needs /dev/zfs", "FAIL  q TestB/x/y", "r.go:1: syntax error", "# a line that is no event"} {
 		if !strings.Contains(shown.String(), text) {
 			t.Errorf("%q is not in what was shown:\n%s", text, shown.String())
 		}
