@@ -19,8 +19,9 @@ import (
 )
 
 const (
-	// listenerFD is where spawn puts the socket.
+	// listenerFD is where spawn puts the socket, leashFD the pipe by which it tells that containerd knows the address.
 	listenerFD = 3
+	leashFD    = 4
 	// farewell bounds how long an ending shim stays for its last answers, drainTimeout for its last events.
 	farewell     = time.Second
 	drainTimeout = 5 * time.Second
@@ -39,6 +40,7 @@ func (in *invocation) serve(ctx context.Context) error {
 }
 
 func (in *invocation) serveUntilEmpty(ctx context.Context) error {
+	unix.CloseOnExec(leashFD)
 	cgroup.Prime() // containerd will ask for a container at once
 	listener, err := inherit(listenerFD)
 	if err != nil {
@@ -70,6 +72,13 @@ func (in *invocation) serveUntilEmpty(ctx context.Context) error {
 		Shutdown:  end,
 	}).Register(server)
 
+	go func() {
+		if !released(leashFD) {
+			log.G(ctx).Error("start was killed before it could answer")
+			end()
+		}
+	}()
+
 	if in.engine.Started != nil {
 		ctx, stop := context.WithCancel(ctx)
 		defer stop()
@@ -92,6 +101,17 @@ func (in *invocation) serveUntilEmpty(ctx context.Context) error {
 		return fmt.Errorf("serve: %w", err)
 	}
 	return finish(ctx, listener, queue)
+}
+
+// released waits for the end of `start` and says whether it answered containerd before.
+func released(fd int) bool {
+	if err := unix.SetNonblock(fd, true); err != nil { // wait without a thread
+		return false
+	}
+	leash := os.NewFile(uintptr(fd), "leash")
+	defer leash.Close()
+	n, _ := leash.Read(make([]byte, 1))
+	return n == 1
 }
 
 // finish lets the last answers and events out.

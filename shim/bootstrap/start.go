@@ -67,16 +67,21 @@ func (in *invocation) start(ctx context.Context, stdin io.Reader, stdout io.Writ
 	if err != nil {
 		return err
 	}
+	release := func() {}
 	if version == 0 {
 		version = currentVersion
-		if err := in.spawn(socket, p); err != nil {
+		if release, err = in.spawn(socket, p); err != nil {
 			return err
 		}
 	}
 	if err := writeAddress(socket.address()); err != nil {
 		return err
 	}
-	return answer(stdout, p.modern, version, socket.address())
+	if err := answer(stdout, p.modern, version, socket.address()); err != nil {
+		return err
+	}
+	release()
+	return nil
 }
 
 // parameters reads what containerd 2.3 and newer send on standard input. Older ones send runtime options, or nothing; options could
@@ -142,11 +147,12 @@ func (in *invocation) join(ctx context.Context, socket socket) (version int32, e
 	return running.version(ctx, in.id)
 }
 
-// spawn starts the long-lived shim. Its socket exists when spawn returns, and connections wait there until it serves.
-func (in *invocation) spawn(socket socket, p parameters) (err error) {
+// spawn starts the long-lived shim. Its socket exists when spawn returns, and connections wait there until it serves. It ends again
+// unless release is called before this process ends: nobody knows of a shim whose start could not answer.
+func (in *invocation) spawn(socket socket, p parameters) (release func(), err error) {
 	listener, err := socket.listen()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer func() {
 		_ = listener.Close()
@@ -156,24 +162,31 @@ func (in *invocation) spawn(socket socket, p parameters) (err error) {
 	}()
 	self, err := os.Executable()
 	if err != nil {
-		return fmt.Errorf("find own program: %w", err)
+		return nil, fmt.Errorf("find own program: %w", err)
 	}
+	leash, hold, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("start shim: %w", err)
+	}
+	defer leash.Close()
 	args := []string{"-namespace", in.namespace, "-id", in.id, "-address", p.grpc, "-publish-binary", p.binary}
 	if p.debug {
 		args = append(args, "-debug")
 	}
 	cmd := exec.Command(self, append(args, "serve")...)
 	cmd.Env = environment(os.Environ(), p)
-	cmd.ExtraFiles = []*os.File{listener}
+	cmd.ExtraFiles = []*os.File{listener, leash}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start shim: %w", err)
+		_ = hold.Close()
+		return nil, fmt.Errorf("start shim: %w", err)
 	}
 	if err := adjustOOMScore(cmd.Process.Pid); err != nil {
 		_ = cmd.Process.Kill()
-		return err
+		_ = hold.Close()
+		return nil, err
 	}
-	return nil
+	return func() { _, _ = hold.Write([]byte{0}) }, nil
 }
 
 // environment is the shim's: containerd's without what systemd meant for containerd alone.
