@@ -45,13 +45,13 @@ var (
 		"lxc.signal.halt":         matching(signalPattern, 32),
 	}
 
-	hostnamePattern = regexp.MustCompile(`^[a-z0-9](?:[a-z0-9-]*[a-z0-9])?$`)
-	tagsPattern     = regexp.MustCompile(`^[a-z0-9_][a-z0-9_\-+.]*(?:;[a-z0-9_][a-z0-9_\-+.]*)*$`)
-	cpusPattern     = regexp.MustCompile(`^[0-9]+(?:-[0-9]+)?(?:,[0-9]+(?:-[0-9]+)?)*$`)
-	groupPattern    = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.%/~-]*$`)
-	idmapPattern    = regexp.MustCompile(`^[ug] (?:0|[1-9][0-9]{0,9}) (?:0|[1-9][0-9]{0,9}) [1-9][0-9]{0,9}$`)
-	signalPattern   = regexp.MustCompile(`^(?:SIG[A-Z][A-Z0-9]*(?:[+-][0-9]{1,2})?|[1-9][0-9]?)$`)
-	decimalPattern  = regexp.MustCompile(`^(?:0|[1-9][0-9]{0,3})(?:\.[0-9]{1,6})?$`)
+	hostnamePattern = lazy(`^[a-z0-9](?:[a-z0-9-]*[a-z0-9])?$`)
+	tagsPattern     = lazy(`^[a-z0-9_][a-z0-9_\-+.]*(?:;[a-z0-9_][a-z0-9_\-+.]*)*$`)
+	cpusPattern     = lazy(`^[0-9]+(?:-[0-9]+)?(?:,[0-9]+(?:-[0-9]+)?)*$`)
+	groupPattern    = lazy(`^[A-Za-z0-9_][A-Za-z0-9_.%/~-]*$`)
+	idmapPattern    = lazy(`^[ug] (?:0|[1-9][0-9]{0,9}) (?:0|[1-9][0-9]{0,9}) [1-9][0-9]{0,9}$`)
+	signalPattern   = lazy(`^(?:SIG[A-Z][A-Z0-9]*(?:[+-][0-9]{1,2})?|[1-9][0-9]?)$`)
+	decimalPattern  = lazy(`^(?:0|[1-9][0-9]{0,3})(?:\.[0-9]{1,6})?$`)
 )
 
 // maxMegabytes keeps a size in bytes well inside a signed 64-bit integer.
@@ -104,7 +104,7 @@ func integer(least, most int64) func(string) error {
 
 func decimal(most float64) func(string) error {
 	return func(v string) error {
-		if !decimalPattern.MatchString(v) {
+		if !decimalPattern().MatchString(v) {
 			return fmt.Errorf("%q is not a decimal number", v)
 		}
 		if f, err := strconv.ParseFloat(v, 64); err != nil || f > most {
@@ -114,13 +114,13 @@ func decimal(most float64) func(string) error {
 	}
 }
 
-func matching(pattern *regexp.Regexp, longest int) func(string) error {
+func matching(pattern func() *regexp.Regexp, longest int) func(string) error {
 	return func(v string) error {
 		if len(v) > longest {
 			return fmt.Errorf("%d bytes are more than %d", len(v), longest)
 		}
-		if !pattern.MatchString(v) {
-			return fmt.Errorf("%q does not match %s", v, pattern)
+		if !pattern().MatchString(v) {
+			return fmt.Errorf("%q does not match %s", v, pattern())
 		}
 		return nil
 	}

@@ -2,7 +2,6 @@ package conf
 
 import (
 	"fmt"
-	"regexp"
 	"strconv"
 	"strings"
 
@@ -21,14 +20,14 @@ type Rootfs struct {
 
 // rootfsPath has no comma, equals sign or quote, which PVE's property strings give a
 // meaning, and no space.
-var rootfsPath = regexp.MustCompile(`^(?:/[A-Za-z0-9_.+@~-]+)+$`)
+var rootfsPath = lazy(`^(?:/[A-Za-z0-9_.+@~-]+)+$`)
 
-var sizePattern = regexp.MustCompile(`^([1-9][0-9]{0,17})([KMGT]?)$`)
+var sizePattern = lazy(`^([1-9][0-9]{0,17})([KMGT]?)$`)
 
 // CheckRootfsPath fails with ErrInvalidArgument unless path can stand in the key
 // rootfs.
 func CheckRootfsPath(path string) error {
-	if !rootfsPath.MatchString(path) || len(path) >= 4096 {
+	if !rootfsPath().MatchString(path) || len(path) >= 4096 {
 		return fmt.Errorf("rootfs path %q is not absolute, or has other characters than letters, digits and _.+@~-: %w", path, errdefs.ErrInvalidArgument)
 	}
 	for part := range strings.SplitSeq(path[1:], "/") {
@@ -84,7 +83,7 @@ func formatSize(bytes int64) string {
 }
 
 func parseSize(text string) (int64, bool) {
-	m := sizePattern.FindStringSubmatch(text)
+	m := sizePattern().FindStringSubmatch(text)
 	if m == nil {
 		return 0, false
 	}

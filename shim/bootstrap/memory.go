@@ -13,6 +13,9 @@ const (
 	processors = 2
 	// gcPercent trades CPU, of which an idle shim has plenty, for memory, which each pod pays.
 	gcPercent = 25
+	// startPercent keeps the collector out of the first container's way: it would run several times while that is created, and
+	// all is returned a moment later anyway.
+	startPercent = 400
 	// quiet is how long after a request the shim returns the memory it took.
 	quiet = time.Second
 )
@@ -22,7 +25,7 @@ type trimmer struct{ timer *time.Timer }
 
 // newTrimmer returns a trimmer that goes off once for start-up, and after the requests of each burst.
 func newTrimmer() trimmer {
-	debug.SetGCPercent(gcPercent)
+	debug.SetGCPercent(startPercent)
 	return trimmer{time.AfterFunc(quiet, trim)}
 }
 
@@ -33,6 +36,7 @@ func (t trimmer) intercept(ctx context.Context, unmarshal ttrpc.Unmarshaler, _ *
 }
 
 func trim() {
+	debug.SetGCPercent(gcPercent)
 	debug.FreeOSMemory()
 	releaseText()
 }

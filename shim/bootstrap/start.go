@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -173,16 +172,24 @@ func (in *invocation) spawn(socket socket, p parameters) (release func(), err er
 	if p.debug {
 		args = append(args, "-debug")
 	}
-	cmd := exec.Command(self, append(args, "serve")...)
-	cmd.Env = environment(os.Environ(), p)
-	cmd.ExtraFiles = []*os.File{listener, leash}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
 		_ = hold.Close()
 		return nil, fmt.Errorf("start shim: %w", err)
 	}
-	if err := adjustOOMScore(cmd.Process.Pid); err != nil {
-		_ = cmd.Process.Kill()
+	defer null.Close()
+	// Not os/exec: it would fork a child first to see whether pidfds work, and this program has nothing to wait for.
+	pid, err := syscall.ForkExec(self, append(append([]string{self}, args...), "serve"), &syscall.ProcAttr{
+		Env:   environment(os.Environ(), p),
+		Files: []uintptr{null.Fd(), null.Fd(), null.Fd(), listener.Fd(), leash.Fd()},
+		Sys:   &syscall.SysProcAttr{Setsid: true},
+	})
+	if err != nil {
+		_ = hold.Close()
+		return nil, fmt.Errorf("start shim: %w", err)
+	}
+	if err := adjustOOMScore(pid); err != nil {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
 		_ = hold.Close()
 		return nil, err
 	}

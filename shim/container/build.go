@@ -20,8 +20,7 @@ import (
 // build starts the monitor and talks its mount hook and PID 1 through their
 // programs, up to SyncCreated.
 func (c *Container) build(ctx context.Context) error {
-	child := c.init.io.Child()
-	m, err := startMonitor(c.settings, c.dirs, c.plan.Cgroup.Systemd, c.killAll, child.Stdin, child.Stdout, child.Stderr)
+	m, err := startMonitor(c.settings, c.dirs, c.plan.Cgroup.Systemd, c.killAll, c.init.io.Child())
 	c.init.io.Start()
 	if err != nil {
 		return err

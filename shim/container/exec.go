@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"syscall"
 
 	"github.com/containerd/containerd/api/events"
@@ -177,7 +176,6 @@ func (c *Container) watchExec(p *Process, exits <-chan reaper.Exit) {
 // startHelper starts pvelxc-init with the process's streams. It ends by itself as
 // soon as it has a child in the container, which is the shim's child too.
 func (c *Container) startHelper(peer *os.File, streams *stdio.IO) (int, error) {
-	child := streams.Child()
 	// Read-only, so that no process of the container can write to the host's binary
 	// through the helper's /proc/PID/exe (CVE-2019-5736).
 	tree, err := initTree(c.settings.InitPath)
@@ -185,33 +183,9 @@ func (c *Container) startHelper(peer *os.File, streams *stdio.IO) (int, error) {
 		return 0, err
 	}
 	defer tree.Close()
-	cmd := &exec.Cmd{
-		Path:        "/proc/self/fd/4",
-		Args:        []string{c.settings.InitPath, "exec", "3"},
-		Env:         []string{},
-		Dir:         "/",
-		ExtraFiles:  []*os.File{peer, tree},
-		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
-	}
-	if child.Stdin != nil {
-		cmd.Stdin = child.Stdin
-	}
-	if child.Stdout != nil {
-		cmd.Stdout = child.Stdout
-	}
-	if child.Stderr != nil {
-		cmd.Stderr = child.Stderr
-	}
-	exits, err := reaper.Start(cmd)
-	if err != nil {
-		return 0, err
-	}
-	pid := cmd.Process.Pid // Release forgets it
-	go func() {
-		<-exits
-		_ = reaper.Release(cmd)
-	}()
-	return pid, nil
+	// Its own exit tells nothing: it ends well or has said why.
+	pid, _, err := spawn("/proc/self/fd/4", []string{c.settings.InitPath, "exec", "3"}, streams.Child(), []*os.File{peer, tree}, nil)
+	return pid, err
 }
 
 // execProgram is the program of an exec; release closes what it refers to, once it

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"strings"
 	"syscall"
 
@@ -15,6 +14,7 @@ import (
 	"github.com/pvelxc/pvelxc/shim/mounttree"
 	"github.com/pvelxc/pvelxc/shim/program"
 	"github.com/pvelxc/pvelxc/shim/reaper"
+	"github.com/pvelxc/pvelxc/shim/stdio"
 )
 
 // monitor is the process that holds one LXC container (shim/monitor/monitor.c),
@@ -40,7 +40,7 @@ var errMonitorGone = errors.New("the container ended before it was ready")
 
 // startMonitor starts pvelxc-monitor for the LXC config in d, with the child ends
 // of the container's stdio.
-func startMonitor(s Settings, d dirs, wait bool, killAll func(), stdin, stdout, stderr *os.File) (_ *monitor, err error) {
+func startMonitor(s Settings, d dirs, wait bool, killAll func(), child stdio.Child) (_ *monitor, err error) {
 	tree, err := initTree(s.InitPath)
 	if err != nil {
 		return nil, err
@@ -56,31 +56,12 @@ func startMonitor(s Settings, d dirs, wait bool, killAll func(), stdin, stdout, 
 		args = append(args, "wait")
 	}
 	pidfd := -1
-	cmd := &exec.Cmd{
-		Path:       s.MonitorPath,
-		Args:       args,
-		Env:        []string{},
-		Dir:        "/",
-		ExtraFiles: []*os.File{peer, tree},
-		// A session of its own: a signal to the shim's group is not the container's.
-		SysProcAttr: &syscall.SysProcAttr{Setsid: true, PidFD: &pidfd},
-	}
-	// A nil *os.File in an io.Reader is not a nil io.Reader.
-	if stdin != nil {
-		cmd.Stdin = stdin
-	}
-	if stdout != nil {
-		cmd.Stdout = stdout
-	}
-	if stderr != nil {
-		cmd.Stderr = stderr
-	}
-	exits, err := reaper.Start(cmd)
+	pid, exits, err := spawn(s.MonitorPath, args, child, []*os.File{peer, tree}, &pidfd)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start monitor: %w", err), conn.Close())
 	}
 	m := &monitor{
-		pid:     cmd.Process.Pid,
+		pid:     pid,
 		pidfd:   os.NewFile(uintptr(pidfd), "monitor"),
 		exits:   exits,
 		gone:    make(chan struct{}),
@@ -90,7 +71,6 @@ func startMonitor(s Settings, d dirs, wait bool, killAll func(), stdin, stdout, 
 	}
 	go func() {
 		m.exit = <-exits
-		_ = reaper.Release(cmd) // only os/exec's own bookkeeping
 		close(m.gone)
 	}()
 	return m, nil

@@ -20,6 +20,7 @@ const struct pvx_command pvx_commands[] = {
 	{ PVX_OP_MKDIR, HOOK | INIT, "su", pvx_op_mkdir },
 	{ PVX_OP_UNSHARE_CGROUP, HOOK | INIT, "", pvx_op_unshare_cgroup },
 	{ PVX_OP_SETNS, HOOK | INIT, "fu", pvx_op_setns },
+	{ PVX_OP_LOOPBACK, HOOK | INIT, "", pvx_op_loopback },
 
 	{ PVX_OP_HOSTNAME, INIT, "s", pvx_op_hostname },
 	{ PVX_OP_DOMAINNAME, INIT, "s", pvx_op_domainname },

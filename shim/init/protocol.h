@@ -116,6 +116,7 @@ enum pvx_op_code {
 	PVX_OP_MKDIR = 22,      /* (also init) str path, u32 mode: with parents, existing is fine */
 	PVX_OP_UNSHARE_CGROUP = 23, /* (also init) a cgroup namespace of its own */
 	PVX_OP_SETNS = 24,          /* (also init) fd, u32 CLONE_NEW* */
+	PVX_OP_LOOPBACK = 25,       /* (also init) bring up lo */
 
 	/* -- init, at create -- */
 	PVX_OP_HOSTNAME = 32,    /* str */

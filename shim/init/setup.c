@@ -1,6 +1,9 @@
 /* Setup of the container's namespaces, apart from mounts. */
 #include <errno.h>
+#include <net/if.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "kernel.h"
@@ -42,6 +45,26 @@ int pvx_op_setns(struct pvx_reader *r)
 	int fd = pvx_fd(r);
 
 	return setns(fd, (int)pvx_u32(r)) ? PVX_FAIL("setns") : 0;
+}
+
+int pvx_op_loopback(struct pvx_reader *r)
+{
+	struct ifreq lo = { .ifr_name = "lo" };
+	/* Any socket serves, and there may be no IPv4. */
+	int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0), rc = 0;
+
+	(void)r;
+	if (fd < 0)
+		return PVX_FAIL("socket");
+	if (ioctl(fd, SIOCGIFFLAGS, &lo)) {
+		rc = PVX_FAIL("SIOCGIFFLAGS");
+	} else {
+		lo.ifr_flags = (short)(lo.ifr_flags | IFF_UP);
+		if (ioctl(fd, SIOCSIFFLAGS, &lo))
+			rc = PVX_FAIL("SIOCSIFFLAGS");
+	}
+	close(fd);
+	return rc;
 }
 
 int pvx_op_hostname(struct pvx_reader *r)

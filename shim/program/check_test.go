@@ -97,6 +97,7 @@ func everyOp(t testing.TB) map[string]struct {
 		"mkdir":          {func(b *Builder) { b.Mkdir("/x", 0o755) }, both},
 		"unshare_cgroup": {func(b *Builder) { b.UnshareCgroup() }, both},
 		"setns":          {func(b *Builder) { b.Setns(f, 1) }, both},
+		"loopback":       {func(b *Builder) { b.Loopback() }, both},
 
 		"hostname":    {func(b *Builder) { b.Hostname("x") }, init},
 		"domainname":  {func(b *Builder) { b.Domainname("x") }, init},

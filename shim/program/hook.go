@@ -54,7 +54,7 @@ type CgroupController struct {
 	Links []string
 }
 
-// Hook compiles the program of the mount hook: mounts in order, devices, links,
+// Hook compiles the program of the mount hook: the loopback device, mounts in order, devices, links,
 // SyncMounted, createContainer hooks.
 func Hook(in HookInput) (*Program, error) {
 	b := new(Builder)
@@ -64,6 +64,12 @@ func Hook(in HookInput) (*Program, error) {
 		b.For("linux.namespaces").Setns(in.CgroupNamespace, unix.CLONE_NEWCGROUP)
 	} else if needsCgroupNamespace(in) {
 		b.For("linux.namespaces").UnshareCgroup()
+	}
+	// As every runtime does, and before any hook: what configures the network from
+	// outside (CNI without its loopback plugin) relies on it. Whoever made a namespace
+	// that is joined has done it there.
+	if namespaceMode(in.Plan, specs.NetworkNamespace) == oci2lxc.NamespaceNew {
+		b.For("linux.namespaces").Loopback()
 	}
 	if !hasProc(in.Plan) {
 		b.For("").MountFS("proc", "proc", "/proc", nil, procAttr, 0)

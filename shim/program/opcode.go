@@ -50,6 +50,7 @@ const (
 	opMkdir         opcode = 22
 	opUnshareCgroup opcode = 23
 	opSetns         opcode = 24
+	opLoopback      opcode = 25
 
 	opHostname    opcode = 32
 	opDomainname  opcode = 33

@@ -87,6 +87,11 @@ func (b *Builder) Setns(ns *os.File, flag uint32) {
 	b.begin(opSetns, "join a namespace").fd(ns).u32(flag).end()
 }
 
+// Loopback brings up the device lo of the network namespace.
+func (b *Builder) Loopback() {
+	b.begin(opLoopback, "bring up lo").end()
+}
+
 // Hostname sets the host name of the UTS namespace.
 func (b *Builder) Hostname(name string) {
 	b.begin(opHostname, "set host name %s", name).str(name).end()

@@ -31,6 +31,25 @@ func TestHostnames(t *testing.T) {
 	}
 }
 
+// A new network namespace has lo, but down.
+func TestLoopback(t *testing.T) {
+	for _, o := range []options{{}, {userns: true}} {
+		root := newRoot(t)
+		if o.userns {
+			if err := os.Chown(root, 100000, 100000); err != nil {
+				t.Fatal(err)
+			}
+		}
+		const state = "ip -o addr show dev lo | grep -c 127.0.0.1/8; true"
+		if got := output(t, o, root, state, func(*Builder) {}); got != "0" {
+			t.Errorf("before: %q", got)
+		}
+		if got := output(t, o, root, state, func(b *Builder) { b.Loopback() }); got != "1" {
+			t.Errorf("user namespace %t: %q", o.userns, got)
+		}
+	}
+}
+
 func TestSysctl(t *testing.T) {
 	got := output(t, options{}, newRoot(t), "cat /proc/sys/net/ipv4/ip_forward /proc/sys/kernel/shmmni", func(b *Builder) {
 		b.Sysctl("net/ipv4/ip_forward", "1")

@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -76,6 +77,21 @@ func Start(cmd *exec.Cmd) (<-chan Exit, error) {
 	mu.Lock()
 	defer mu.Unlock()
 	return register(cmd.Process.Pid), nil
+}
+
+// ForkExec starts the program at path and returns its pid and a channel that yields its exit once. It is Start without what os/exec
+// has beside it: no files are opened, no goroutines started, and no child is forked to try out pidfds, which the first exec.Cmd of a
+// process does.
+func ForkExec(path string, args []string, attr *syscall.ProcAttr) (pid int, exits <-chan Exit, err error) {
+	loop()
+	births.RLock()
+	defer births.RUnlock()
+	if pid, err = syscall.ForkExec(path, args, attr); err != nil {
+		return 0, nil, fmt.Errorf("start %s: %w", path, err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	return pid, register(pid), nil
 }
 
 // Release waits for the copying goroutines of a collected cmd and frees its pidfd. Grandchildren that hold its output open

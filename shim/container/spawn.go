@@ -1,0 +1,40 @@
+package container
+
+import (
+	"fmt"
+	"os"
+	"syscall"
+
+	"github.com/pvelxc/pvelxc/shim/reaper"
+	"github.com/pvelxc/pvelxc/shim/stdio"
+)
+
+// spawn starts one of the C programs with a process's streams as 0, 1 and 2 and
+// the files of extra from 3 on, in a session of its own: a signal to the shim's
+// group is not the container's. It has no environment. pidfd, where not nil, gets a
+// descriptor of the process.
+func spawn(path string, args []string, child stdio.Child, extra []*os.File, pidfd *int) (int, <-chan reaper.Exit, error) {
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return 0, nil, fmt.Errorf("start %s: %w", args[0], err)
+	}
+	defer null.Close()
+	all := append([]*os.File{child.Stdin, child.Stdout, child.Stderr}, extra...)
+	fds := make([]uintptr, len(all))
+	for i, f := range all {
+		if f == nil {
+			f = null
+		}
+		fds[i] = f.Fd()
+	}
+	pid, exits, err := reaper.ForkExec(path, args, &syscall.ProcAttr{
+		Dir:   "/",
+		Env:   []string{},
+		Files: fds,
+		Sys:   &syscall.SysProcAttr{Setsid: true, PidFD: pidfd},
+	})
+	if err != nil {
+		return 0, nil, fmt.Errorf("%s: %w", args[0], err)
+	}
+	return pid, exits, nil
+}
