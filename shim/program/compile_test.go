@@ -193,6 +193,21 @@ func TestHookCgroup(t *testing.T) {
 	}
 }
 
+// A network namespace of the container's own gets its lo up before any hook.
+func TestHookLoopback(t *testing.T) {
+	for mode, want := range map[oci2lxc.NamespaceMode]bool{oci2lxc.NamespaceNew: true, oci2lxc.NamespaceJoin: false, oci2lxc.NamespaceHost: false} {
+		p, err := Hook(HookInput{Plan: &oci2lxc.Plan{
+			Namespaces: []oci2lxc.Namespace{{Type: specs.NetworkNamespace, Mode: mode}}, Rootfs: oci2lxc.Rootfs{Path: "/r"},
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := slices.Contains(p.Ops(), "bring up lo (linux.namespaces)"); got != want {
+			t.Errorf("%s: %t in %q", mode, got, p.Ops())
+		}
+	}
+}
+
 func TestInitOrder(t *testing.T) {
 	pl := plan("/root")
 	pl.Process.Terminal = true
