@@ -78,17 +78,19 @@ func (s *terminal) status(t *testing.T) int {
 
 func TestRunTerminal(t *testing.T) {
 	each(t, func(t *testing.T, n *cli) {
-		s := n.terminal(t, n.runArgs("--rm", "-it", "--net", "none", image.Busybox, "sh", "-c", "stty size; tty; echo PS$((1 + 1)); exec sh")...)
-		s.sees(t, "17 91")
+		s := n.terminal(t, n.runArgs("--rm", "-it", "--net", "none", image.Busybox, "sh", "-c", "tty; echo PS$((1 + 1)); exec sh")...)
 		s.sees(t, "/dev/pts/0")
 		s.sees(t, "PS2")
+		// The size arrives some time after the start, and a new one some time after the signal.
+		s.types(t, "until stty size | grep '17 91'; do sleep 0.05; done\n")
+		s.sees(t, "\r\n17 91")
 		s.resize(23, 77)
-		// The new size arrives some time after the signal.
 		s.types(t, "until stty size | grep '23 77'; do sleep 0.05; done\n")
 		s.sees(t, "\r\n23 77")
-		s.types(t, "sleep 1000 || echo inter$((1))\n")
-		s.sees(t, "echo inter$((1))\r\n")
+		s.types(t, `sh -c 'trap "echo inter$((1))rupted; exit" INT; echo wai$((1))ting; while :; do sleep 1; done'`+"\n")
+		s.sees(t, "wai1ting")
 		s.types(t, "\x03")
+		s.sees(t, "inter1rupted")
 		s.types(t, "echo ali$((2))ve\n")
 		s.sees(t, "ali2ve")
 		s.types(t, "exit 5\n")
