@@ -10,7 +10,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
@@ -87,7 +86,7 @@ func Private(t *testing.T, r Runtime, version daemon.Version) *Env {
 
 func newEnv(t *testing.T, r Runtime, d *daemon.Daemon) *Env {
 	namespace := Token + "-" + r.Name
-	ctx, cancel := context.WithTimeout(namespaces.WithNamespace(context.Background(), namespace), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(namespaces.WithNamespace(context.Background(), namespace), 10*patience)
 	t.Cleanup(cancel)
 	e := &Env{Runtime: r, Daemon: d, Namespace: namespace, Context: ctx}
 	e.prepare(t)

@@ -2,6 +2,8 @@ package harness
 
 import (
 	"context"
+	"fmt"
+	"os"
 	"testing"
 	"time"
 
@@ -9,7 +11,19 @@ import (
 )
 
 // patience bounds every wait in a test: generous, because it only matters when the test fails.
-const patience = 30 * time.Second
+// $PVELXC_TEST_PATIENCE, a Go duration, replaces it on a machine that is much slower than others.
+var patience = patienceOf(os.Getenv("PVELXC_TEST_PATIENCE"))
+
+func patienceOf(setting string) time.Duration {
+	if setting == "" {
+		return 30 * time.Second
+	}
+	d, err := time.ParseDuration(setting)
+	if err != nil || d <= 0 {
+		panic(fmt.Sprintf("PVELXC_TEST_PATIENCE is %q (hint: a duration such as 2m)", setting))
+	}
+	return d
+}
 
 // Eventually fails the test when try does not return nil in time.
 func Eventually(t testing.TB, what string, try func() error) {
