@@ -33,6 +33,13 @@ func Programs(name string) []int {
 	return pids
 }
 
+// LastArgument is the last word of a process's command line.
+func LastArgument(pid int) string {
+	data, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	words := strings.Split(strings.TrimSuffix(string(data), "\x00"), "\x00")
+	return words[len(words)-1]
+}
+
 // Status are the fields of /proc/<pid>/status.
 func Status(t testing.TB, pid int) map[string]string {
 	t.Helper()

@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -71,6 +72,7 @@ type stage struct {
 	namespace string // containerd's
 	daemon    *daemon.Daemon
 	before    surroundings
+	cluster   string // where containers are registered, in the place of a cluster's filesystem
 
 	image   string
 	command []string // empty: the image's own
@@ -85,7 +87,7 @@ func newStage(out *terminal) (*stage, error) {
 	if err := os.Chmod(dir, 0o711); err != nil {
 		return nil, fmt.Errorf("open the demo's directory to containers: %w", err)
 	}
-	return &stage{out: out, dir: dir, namespace: filepath.Base(dir), before: look()}, nil
+	return &stage{out: out, dir: dir, namespace: filepath.Base(dir), before: look(), cluster: filepath.Join(dir, "pve")}, nil
 }
 
 func (s *stage) startContainerd(ctx context.Context) error {
@@ -95,6 +97,15 @@ func (s *stage) startContainerd(ctx context.Context) error {
 		return err
 	}
 	s.daemon = d
+	// The demo's container is no guest of a cluster that this machine may belong to.
+	if err := os.Mkdir(s.cluster, 0o755); err != nil {
+		return fmt.Errorf("make a place for registrations: %w", err)
+	}
+	config := filepath.Join(s.dir, "pvelxc.toml")
+	if err := os.WriteFile(config, fmt.Appendf(nil, "version = 1\n[pve]\nroot = %q\n", s.cluster), 0o600); err != nil {
+		return fmt.Errorf("write the shim's configuration: %w", err)
+	}
+	d.Env = append(d.Env, "PVELXC_CONFIG="+config)
 	s.out.note("containerd %s in %s, with %s first on its PATH", daemon.Containerd2, s.dir, daemon.Bin())
 	return d.Start(ctx)
 }
@@ -158,14 +169,44 @@ func (s *stage) lookFromLXC(ctx context.Context) error {
 		return nil
 	}
 	s.out.title("What LXC sees")
-	path := s.lxcPath()
-	if err := s.host(ctx, "lxc-ls", "-P", path, "--fancy", "-F", "NAME,STATE,PID,UNPRIVILEGED"); err != nil {
+	c, err := s.find()
+	if err != nil {
 		return err
 	}
-	return s.host(ctx, "lxc-info", "-P", path, "-n", container)
+	if err := s.host(ctx, "lxc-ls", "-P", c.Path, "--fancy", "-F", "NAME,STATE,PID,UNPRIVILEGED"); err != nil {
+		return err
+	}
+	if err := s.host(ctx, "lxc-info", "-P", c.Path, "-n", c.Name); err != nil {
+		return err
+	}
+	confs, _ := filepath.Glob(filepath.Join(s.cluster, "nodes", "*", "lxc", c.Name+".conf"))
+	if len(confs) == 0 {
+		return nil
+	}
+	s.out.title("What Proxmox VE would see")
+	return s.host(ctx, "cat", confs[0])
 }
 
-// lxcPath is where the shim keeps the LXC containers of a containerd namespace.
+// guest is where LXC has a container: its lxcpath, and its name there.
+type guest struct {
+	Path string `json:"lxcpath"`
+	Name string `json:"name"`
+}
+
+// find reads from the shim's state which LXC container is ours: registered ones are named by VMID.
+func (s *stage) find() (guest, error) {
+	var g guest
+	data, err := os.ReadFile(filepath.Join(s.lxcPath(), container, "state.json"))
+	if err != nil {
+		return g, fmt.Errorf("find the LXC container: %w", err)
+	}
+	if err := json.Unmarshal(data, &g); err != nil {
+		return g, fmt.Errorf("find the LXC container: %w", err)
+	}
+	return g, nil
+}
+
+// lxcPath is where the shim keeps its state of the containers of a containerd namespace.
 func (s *stage) lxcPath() string { return filepath.Join("/run/pvelxc/lxc", s.namespace) }
 
 func (s *stage) exec(ctx context.Context) error {
