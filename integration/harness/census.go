@@ -34,7 +34,7 @@ func TakeCensus(e *Env) Census {
 	c.sockets()
 	tasks := "io.containerd.runtime.v2.task"
 	for _, dir := range append([]string{
-		fifoDir(), filepath.Join(e.Daemon.State(), tasks), filepath.Join(e.Daemon.Dir, "root", tasks),
+		fifoDir(), Registrations(), filepath.Join(e.Daemon.State(), tasks), filepath.Join(e.Daemon.Dir, "root", tasks),
 	}, watched...) {
 		c.files(dir)
 	}
@@ -73,6 +73,9 @@ func (c Census) processes(but int) {
 		text := strings.TrimSpace(string(bytes.ReplaceAll(cmdline, []byte{0}, []byte{' '})))
 		if text == "" { // a zombie, or one that wiped its command line
 			status, _ := os.ReadFile(filepath.Join("/proc", entry.Name(), "stat"))
+			if kernelThread(string(status)) {
+				continue
+			}
 			text = strings.TrimSpace(string(status))
 		}
 		c[fmt.Sprintf("process %s: %.160s", entry.Name(), text)] = true
@@ -142,14 +145,30 @@ func (c Census) sockets() {
 	}
 }
 
-// keptFiles is the shim's store of compiled seccomp profiles, one file for each profile in use since
-// boot, which outlives containers on purpose.
-const keptFiles = "/run/pvelxc/seccomp"
+// kept are the files that outlive containers on purpose: the shim's store of compiled seccomp
+// profiles, one for each in use since boot, and the stamp of its last reconciliation.
+var kept = map[string]error{"/run/pvelxc/seccomp": filepath.SkipDir, reconciled: nil}
+
+// reconciled is the stamp by which shims reconcile registrations once a minute at most.
+const reconciled = "/run/pvelxc/reconciled"
+
+// Reconcile lets the next shim that starts reconcile what is registered with what runs: it makes the
+// last reconciliation, and all that is registered, old.
+func Reconcile() {
+	_ = os.Remove(reconciled)
+	past := time.Now().Add(-time.Hour)
+	_ = filepath.WalkDir(Registrations(), func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && entry.Type().IsRegular() {
+			_ = os.Chtimes(path, past, past)
+		}
+		return nil
+	})
+}
 
 func (c Census) files(dir string) {
 	_ = filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
-		if path == keptFiles {
-			return filepath.SkipDir
+		if skip, ok := kept[path]; ok {
+			return skip
 		}
 		if err == nil && path != dir {
 			c["file "+path] = true

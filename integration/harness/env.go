@@ -2,6 +2,7 @@ package harness
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -128,9 +129,17 @@ func stopShared() {
 
 func startDaemon(t *testing.T, dir string, version daemon.Version) *daemon.Daemon {
 	t.Helper()
+	config := filepath.Join(Work, "pvelxc.toml")
+	err := os.MkdirAll(Registrations(), 0o755)
+	if err == nil {
+		err = os.WriteFile(config, fmt.Appendf(nil, "version = 1\n[pve]\nroot = %q\n", Registrations()), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	d, err := daemon.New(dir, version)
 	if err == nil {
-		d.Env = append(d.Env, "GORACE=log_path="+filepath.Join(Work, "race"))
+		d.Env = append(d.Env, "GORACE=log_path="+filepath.Join(Work, "race"), "PVELXC_CONFIG="+config)
 		err = d.Start(context.Background())
 	}
 	if err != nil {
@@ -139,10 +148,14 @@ func startDaemon(t *testing.T, dir string, version daemon.Version) *daemon.Daemo
 	return d
 }
 
+// Registrations is where containers are registered, in the place of a cluster's filesystem: tests
+// that run on a Proxmox VE node must not add guests to its cluster.
+func Registrations() string { return filepath.Join(Work, "pve") }
+
 var archive = sync.OnceValues(image.Archive)
 
-// prepare imports the images into the environment's namespace and runs one container to its end, so
-// that directories that exist once per namespace are there before a census is taken.
+// prepare imports the images into the environment's namespace and runs a container and a pod's sandbox
+// to their end, so that directories that exist once per namespace are there before a census is taken.
 func (e *Env) prepare(t *testing.T) {
 	t.Helper()
 	if _, done := prepared.LoadOrStore(e.Daemon.Dir+" "+e.Namespace, struct{}{}); done {
@@ -161,10 +174,13 @@ func (e *Env) prepare(t *testing.T) {
 			t.Fatalf("unpack %s: %v", i.Name, err)
 		}
 	}
-	if got := e.Run(t, Args("true")); got.Status != 0 {
-		t.Fatalf("the first container of %s exited with %d: %s", e.Runtime.Name, got.Status, got.Stderr)
+	pod := e.NewID()
+	for _, kind := range [][]Option{{}, {ID(pod), Pod(pod, "sandbox")}} {
+		if got := e.Run(t, append(kind, Args("true"))...); got.Status != 0 {
+			t.Fatalf("the first container of %s exited with %d: %s", e.Runtime.Name, got.Status, got.Stderr)
+		}
 	}
 }
 
-// snapshotter supplies the containers' root filesystems.
-const snapshotter = "overlayfs"
+// snapshotter supplies the containers' root filesystems: $PVELXC_TEST_SNAPSHOTTER, else overlayfs.
+var snapshotter = cmp.Or(os.Getenv("PVELXC_TEST_SNAPSHOTTER"), "overlayfs")

@@ -47,6 +47,9 @@ func Sandboxed(body func() int) {
 			fmt.Fprintln(os.Stderr, "needs root: containers are made")
 			os.Exit(1)
 		}
+		if onMachine() {
+			os.Exit(machineStage(body))
+		}
 		os.Exit(hostStage())
 	case "init":
 		status, err := initStage()
@@ -56,13 +59,17 @@ func Sandboxed(body func() int) {
 		}
 		os.Exit(status)
 	default:
-		Work = os.Getenv(workVar)
-		Token = "it" + strings.TrimPrefix(filepath.Base(Work), "pvelxc-it-")
+		enter(os.Getenv(workVar))
 		os.Unsetenv(stageVar)
 		status := body()
 		stopShared()
 		os.Exit(status)
 	}
+}
+
+// enter makes work the run's directory.
+func enter(work string) {
+	Work, Token = work, "it"+strings.TrimPrefix(filepath.Base(work), "pvelxc-it-")
 }
 
 // hostStage starts the sandbox and outlives it, so that the work directory and the control groups
@@ -73,7 +80,7 @@ func hostStage() int {
 		fmt.Fprintln(os.Stderr, "sandbox:", err)
 		return 125
 	}
-	Token = "it" + strings.TrimPrefix(filepath.Base(work), "pvelxc-it-")
+	enter(work)
 	defer os.RemoveAll(work)
 	defer removeCgroups()
 	if err := os.Chmod(work, 0o711); err != nil { // user namespaces must get through

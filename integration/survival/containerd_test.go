@@ -109,6 +109,7 @@ func TestContainerdAndShimDie(t *testing.T) {
 			t.Fatal(err)
 		}
 		harness.Gone(t, pid)
+		settle(t, e)
 	})
 }
 

@@ -56,6 +56,7 @@ func TestShimDies(t *testing.T) {
 				if err := c.Remove(); err != nil {
 					t.Error(err)
 				}
+				settle(t, e)
 				harness.Eventually(t, "the exit event", func() error {
 					if _, ok := harness.Payload[*apievents.TaskExit](events, c.ID()); !ok {
 						return errdefs.ErrNotFound

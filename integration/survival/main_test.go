@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"testing"
 
 	containerd "github.com/containerd/containerd/v2/client"
@@ -33,6 +34,31 @@ func stopped(t *testing.T, e *harness.Env, c *harness.Container) {
 		}
 		return nil
 	})
+}
+
+// settle runs the next container, which works, and whose shim ends the registrations of containers
+// that are gone, and half-written ones.
+func settle(t *testing.T, e *harness.Env) {
+	t.Helper()
+	harness.Reconcile()
+	next := e.Start(t, harness.Forever())
+	if got := next.Sh(t, "echo well"); got != "well\n" {
+		t.Errorf("an exec in the next container printed %q", got)
+	}
+	harness.Eventually(t, "the registrations", func() error {
+		containers, err := e.Daemon.Client.Containers(e.Context)
+		if err != nil {
+			return err
+		}
+		files, err := filepath.Glob(filepath.Join(harness.Registrations(), "nodes", "*", "lxc", "*"))
+		if err == nil && len(files) > len(containers) {
+			err = fmt.Errorf("%d containers, registered %q", len(containers), files)
+		}
+		return err
+	})
+	if err := next.Remove(); err != nil {
+		t.Error(err)
+	}
 }
 
 // kill sends SIGKILL.
