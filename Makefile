@@ -49,7 +49,7 @@ bench: deps ## measure against runc and crun; writes out/bench.json
 	@$(MAKE) --no-print-directory go c
 	@$(PEERS) containerd runc
 	@$(INTEGRATION) build -o $(OUT)/bench ./cmd/bench
-	@$(OUT)/bench
+	@$(OUT)/bench -o $(OUT)/bench.json
 
 lint: deps ## go vet, golangci-lint, C with all warnings as errors, shell syntax
 	@dist/dev/lint.sh
