@@ -1,7 +1,11 @@
 // Command testsum makes go test -json readable and adds it up over several runs.
 //
 //	go test -json ./... | testsum -record FILE   shows the run as it goes: packages, failures, skips
+//	testsum -failed FILE...                      lists what failed: a package and a pattern for -run, a line each
 //	testsum FILE...                              closes: what was skipped and why, and the totals
+//
+// Of a test that is in several files the last result counts; one that failed before it passed is named as
+// unsteady.
 //
 // Counted are tests and subtests without subtests of their own. A package that fails outside its
 // tests (it does not build, it panics) counts as a failed test.
@@ -29,11 +33,15 @@ type event struct {
 
 func main() {
 	record := flag.String("record", "", "show the run on standard input and write it to this file")
+	failed := flag.Bool("failed", false, "list the failed tests of the files")
 	flag.Parse()
 	var err error
-	if *record != "" {
+	switch {
+	case *record != "":
 		err = show(os.Stdin, os.Stdout, *record)
-	} else {
+	case *failed:
+		err = list(os.Stdout, flag.Args())
+	default:
 		err = total(os.Stdout, flag.Args())
 	}
 	if err != nil {
@@ -54,19 +62,38 @@ func show(in io.Reader, out io.Writer, path string) error {
 	return errors.Join(err, file.Close())
 }
 
-// total prints the closing lines over several runs. Its error is the verdict.
-func total(out io.Writer, paths []string) error {
+// load reads kept runs, in order.
+func load(paths []string) (*run, error) {
 	all := newRun()
 	for _, path := range paths {
 		file, err := os.Open(path)
 		if err != nil {
-			return fmt.Errorf("read a run: %w", err)
+			return nil, fmt.Errorf("read a run: %w", err)
 		}
 		err = each(file, all.add, func([]byte) {})
 		file.Close()
 		if err != nil {
-			return fmt.Errorf("read %s: %w", path, err)
+			return nil, fmt.Errorf("read %s: %w", path, err)
 		}
+	}
+	return all, nil
+}
+
+// list prints the failed tests by package, for another run of them.
+func list(out io.Writer, paths []string) error {
+	all, err := load(paths)
+	if err != nil {
+		return err
+	}
+	all.printFailed(out)
+	return nil
+}
+
+// total prints the closing lines over several runs. Its error is the verdict.
+func total(out io.Writer, paths []string) error {
+	all, err := load(paths)
+	if err != nil {
+		return err
 	}
 	c := all.counts()
 	all.printClosing(out, c)

@@ -17,10 +17,11 @@ type run struct {
 	output  map[key][]string
 	parents map[key]bool // tests that have subtests
 	order   []key        // of the results
+	again   map[key]bool // failed before they passed
 }
 
 func newRun() *run {
-	return &run{result: make(map[key]string), output: make(map[key][]string), parents: make(map[key]bool)}
+	return &run{result: make(map[key]string), output: make(map[key][]string), parents: make(map[key]bool), again: make(map[key]bool)}
 }
 
 func (r *run) add(e event) {
@@ -35,6 +36,7 @@ func (r *run) add(e event) {
 		if _, seen := r.result[k]; !seen {
 			r.order = append(r.order, k)
 		}
+		r.again[k] = e.Action == "pass" && (r.again[k] || r.result[k] == "fail")
 		r.result[k] = e.Action
 		for i, c := range e.Test { // a name may have slashes of its own
 			if c == '/' {
@@ -112,10 +114,39 @@ func (r *run) printClosing(out io.Writer, c counts) {
 	for _, k := range c.skips {
 		fmt.Fprintf(out, "skipped: %s: %s\n", k, r.reason(k))
 	}
+	for _, k := range r.order {
+		if r.again[k] && r.counted(k) {
+			fmt.Fprintf(out, "unsteady: %s failed first and passed when it ran again\n", k)
+		}
+	}
 	for _, k := range c.failures {
 		fmt.Fprintf(out, "failed:  %s\n", k)
 	}
 	fmt.Fprintf(out, "%d passed, %d failed, %d skipped\n", c.passed, c.failed, c.skipped)
+}
+
+// printFailed lists each package with failures and a pattern of its failed tests; a package that
+// failed outside its tests has a pattern for all of them.
+func (r *run) printFailed(out io.Writer) {
+	tests := make(map[string][]string)
+	var packages []string
+	for _, k := range r.counts().failures {
+		if _, seen := tests[k.pkg]; !seen {
+			packages = append(packages, k.pkg)
+			tests[k.pkg] = nil
+		}
+		name, _, _ := strings.Cut(k.test, "/")
+		if !slices.Contains(tests[k.pkg], name) {
+			tests[k.pkg] = append(tests[k.pkg], name)
+		}
+	}
+	for _, pkg := range packages {
+		pattern := "^(" + strings.Join(tests[pkg], "|") + ")$"
+		if slices.Contains(tests[pkg], "") {
+			pattern = "."
+		}
+		fmt.Fprintf(out, "%s %s\n", pkg, pattern)
+	}
 }
 
 var logLine = regexp.MustCompile(`^\s+\S+\.go:\d+: (.*)`)
