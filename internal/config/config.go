@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/pelletier/go-toml/v2"
@@ -50,8 +51,8 @@ type Config struct {
 
 // Runtime is how containers are made.
 type Runtime struct {
-	// SystemdCgroup puts containers into systemd scopes; a cgroups path of the form
-	// slice:prefix:name always does.
+	// SystemdCgroup puts containers into systemd scopes; a cgroups path has the form
+	// slice:prefix:name then. containerd's runc options set it for each container.
 	SystemdCgroup bool `toml:"systemd_cgroup"`
 	// NoNewKeyring leaves processes in the shim's session keyring.
 	NoNewKeyring bool `toml:"no_new_keyring"`
@@ -77,6 +78,23 @@ type PVE struct {
 	Pool string `toml:"pool"`
 	// OnNoQuorum is "degrade" (start unregistered) or "fail".
 	OnNoQuorum string `toml:"on_no_quorum"`
+	// Grace is how old a conf without a container must be to be removed, such as
+	// "2m": it covers the time between a reservation and the record of its container.
+	Grace string `toml:"grace"`
+	API   API    `toml:"api"`
+}
+
+// API is the REST API of Proxmox VE, for what its files cannot do: pools.
+type API struct {
+	// URL is https://host:port; empty for this node's own.
+	URL string `toml:"url"`
+	// TokenFile holds user@realm!name=secret and is root's alone; empty for no API.
+	TokenFile string `toml:"token_file"`
+	// CAFile holds the authority that signed the server's certificate; empty for
+	// the cluster's own.
+	CAFile string `toml:"ca_file"`
+	// Fingerprint is the SHA-256 of the server's certificate, instead of an authority.
+	Fingerprint string `toml:"fingerprint"`
 }
 
 // Default is the configuration of a node without a file.
@@ -85,7 +103,7 @@ func Default() Config {
 		Version:      Version,
 		Registration: RegisterContainers,
 		Runtime:      Runtime{LogLevel: "WARN"},
-		PVE:          PVE{OnNoQuorum: "degrade"},
+		PVE:          PVE{OnNoQuorum: "degrade", Grace: "2m"},
 	}
 }
 
@@ -145,6 +163,12 @@ func (c Config) check() error {
 		if !oneOf(v.value, v.allowed) {
 			return fmt.Errorf("%s = %q: must be one of %s: %w", v.key, v.value, strings.ReplaceAll(v.allowed, " ", ", "), errdefs.ErrInvalidArgument)
 		}
+	}
+	if d, err := time.ParseDuration(c.PVE.Grace); err != nil || d <= 0 {
+		return fmt.Errorf("pve.grace = %q: must be a duration above zero, such as 2m: %w", c.PVE.Grace, errdefs.ErrInvalidArgument)
+	}
+	if c.PVE.Pool != "" && c.PVE.API.TokenFile == "" {
+		return fmt.Errorf("pve.pool = %q: files cannot change a pool: %w (hint: set token_file in [pve.api])", c.PVE.Pool, errdefs.ErrInvalidArgument)
 	}
 	return nil
 }

@@ -19,7 +19,8 @@ type Settings struct {
 	Root string
 	// InitPath and MonitorPath are the C programs beside the shim.
 	InitPath, MonitorPath string
-	// SystemdCgroup asks for systemd scopes whatever the cgroups path looks like.
+	// SystemdCgroup asks for systemd scopes: a cgroups path is slice:prefix:name then.
+	// Without it colons are part of a group's name, as in runc.
 	SystemdCgroup bool
 	// NoNewKeyring leaves processes in the shim's session keyring.
 	NoNewKeyring bool
