@@ -24,6 +24,12 @@ vmid_range = "5000-5999"
 tags = ["a", "b"]
 pool = "kube"
 on_no_quorum = "fail"
+grace = "5m"
+[pve.api]
+url = "https://pve1:8006"
+token_file = "/etc/pvelxc/token"
+ca_file = "/etc/pve/pve-root-ca.pem"
+fingerprint = "AB:CD"
 `
 
 func load(t *testing.T, text string) (Config, error) {
@@ -44,7 +50,8 @@ func TestEveryKeyIsRead(t *testing.T) {
 	want := Config{
 		Version: 1, Registration: RegisterAll,
 		Runtime: Runtime{SystemdCgroup: true, NoNewKeyring: true, Unprivileged: true, LogLevel: "DEBUG"},
-		PVE:     PVE{Root: "/mnt/pve", Node: "pve1", VMIDRange: "5000-5999", Tags: []string{"a", "b"}, Pool: "kube", OnNoQuorum: "fail"},
+		PVE: PVE{Root: "/mnt/pve", Node: "pve1", VMIDRange: "5000-5999", Tags: []string{"a", "b"}, Pool: "kube", OnNoQuorum: "fail", Grace: "5m",
+			API: API{URL: "https://pve1:8006", TokenFile: "/etc/pvelxc/token", CAFile: "/etc/pve/pve-root-ca.pem", Fingerprint: "AB:CD"}},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

@@ -77,19 +77,20 @@ func tasks(context.Context) ([]pve.Task, error) {
 	}
 	all := make([]pve.Task, 0, len(list))
 	for _, c := range list {
+		if len(c.Registration) == 0 {
+			continue // it stays out by configuration
+		}
 		t := pve.Task{Namespace: c.Namespace, ID: c.ID, Running: c.Alive}
-		if len(c.Registration) > 0 {
-			var rec record
-			if err := json.Unmarshal(c.Registration, &rec); err != nil {
-				return nil, fmt.Errorf("registration of %s/%s: %w", c.Namespace, c.ID, err)
+		var rec record
+		if err := json.Unmarshal(c.Registration, &rec); err != nil {
+			return nil, fmt.Errorf("registration of %s/%s: %w", c.Namespace, c.ID, err)
+		}
+		t.VMID = rec.VMID
+		t.Guest = func(context.Context) (pve.Guest, error) {
+			if rec.Guest == nil {
+				return pve.Guest{}, errors.New("the record does not describe the container")
 			}
-			t.VMID = rec.VMID
-			t.Guest = func(context.Context) (pve.Guest, error) {
-				if rec.Guest == nil {
-					return pve.Guest{}, errors.New("the record does not describe the container")
-				}
-				return *rec.Guest, nil
-			}
+			return *rec.Guest, nil
 		}
 		all = append(all, t)
 	}

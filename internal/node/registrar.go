@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
@@ -32,6 +33,12 @@ func (r *registrar) open() (*pve.Registrar, error) {
 			return nil, fmt.Errorf("pve.vmid_range: %w", err)
 		}
 	}
+	if text := r.conf.PVE.Grace; text != "" {
+		var err error
+		if client.Grace, err = time.ParseDuration(text); err != nil {
+			return nil, fmt.Errorf("pve.grace: %w", err)
+		}
+	}
 	return pve.New(client)
 }
 
@@ -44,7 +51,7 @@ func (r *registrar) Reserve(ctx context.Context, g container.Guest) (container.R
 	if err != nil {
 		if r.conf.PVE.OnNoQuorum == string(pve.Degrade) && errdefs.IsUnavailable(err) {
 			log.G(ctx).WithField("id", g.ID).WithError(err).Warn("container starts unregistered")
-			return &registration{}, nil
+			return unregistered(g, err), nil
 		}
 		return nil, err
 	}
@@ -55,8 +62,14 @@ func (r *registrar) Reserve(ctx context.Context, g container.Guest) (container.R
 	}
 	if reg.Degraded != nil {
 		log.G(ctx).WithField("id", g.ID).WithError(reg.Degraded).Warn("container starts unregistered")
+		return unregistered(g, reg.Degraded), nil
 	}
-	return &registration{client: client, reg: reg, guest: &described}, nil
+	return &registration{client: client, reg: reg, guest: &described, pool: newMembership(r.conf.PVE, reg.VMID)}, nil
+}
+
+// unregistered is the registration of a container that could have none.
+func unregistered(g container.Guest, cause error) *registration {
+	return &registration{reg: pve.Registration{Namespace: g.Namespace, ID: g.ID, Degraded: cause}}
 }
 
 // record is what a state file keeps of a registration.
@@ -64,6 +77,8 @@ type record struct {
 	VMID      pve.VMID `json:"vmid"`
 	Namespace string   `json:"namespace"`
 	ID        string   `json:"id"`
+	// Unregistered is why the container has no VMID.
+	Unregistered string `json:"unregistered,omitempty"`
 	// Guest is what was registered, should the conf be lost.
 	Guest *pve.Guest `json:"guest,omitempty"`
 }
@@ -74,11 +89,18 @@ func (r *registrar) Resume(data json.RawMessage) (container.Registration, error)
 	if err := json.Unmarshal(data, &rec); err != nil {
 		return nil, fmt.Errorf("read registration: %w", err)
 	}
+	if rec.VMID == 0 {
+		return &registration{}, nil
+	}
 	client, err := r.open()
 	if err != nil {
 		return nil, err
 	}
-	return &registration{client: client, reg: pve.Registration{VMID: rec.VMID, Namespace: rec.Namespace, ID: rec.ID}}, nil
+	return &registration{
+		client: client,
+		reg:    pve.Registration{VMID: rec.VMID, Namespace: rec.Namespace, ID: rec.ID},
+		pool:   newMembership(r.conf.PVE, rec.VMID),
+	}, nil
 }
 
 // registration is a container.Registration; without a client it is nobody's.
@@ -86,6 +108,7 @@ type registration struct {
 	client *pve.Registrar
 	reg    pve.Registration
 	guest  *pve.Guest
+	pool   *membership // nil for no pool
 }
 
 func (r *registration) Name() string {
@@ -97,11 +120,22 @@ func (r *registration) Name() string {
 
 func (r *registration) LXCPath() string { return r.client.LXCPath }
 
+// Record is empty for a container that stays out by configuration.
 func (r *registration) Record() (json.RawMessage, error) {
-	return json.Marshal(record{VMID: r.reg.VMID, Namespace: r.reg.Namespace, ID: r.reg.ID, Guest: r.guest})
+	rec := record{VMID: r.reg.VMID, Namespace: r.reg.Namespace, ID: r.reg.ID, Guest: r.guest}
+	if r.reg.Degraded != nil {
+		rec.Unregistered = r.reg.Degraded.Error()
+	}
+	if rec.VMID == 0 && rec.Unregistered == "" {
+		return nil, nil
+	}
+	return json.Marshal(rec)
 }
 
-func (r *registration) Running(ctx context.Context) error { return r.client.SetRunning(ctx, r.reg) }
+func (r *registration) Running(ctx context.Context) error {
+	r.pool.join(ctx)
+	return r.client.SetRunning(ctx, r.reg)
+}
 
 func (r *registration) Stopped(ctx context.Context) error { return r.client.SetStopped(ctx, r.reg) }
 
@@ -109,4 +143,11 @@ func (r *registration) Update(ctx context.Context, before, after *specs.LinuxRes
 	return r.client.Update(ctx, r.reg, limits(before), limits(after))
 }
 
-func (r *registration) Remove(ctx context.Context) error { return r.client.Unregister(ctx, r.reg) }
+func (r *registration) Remove(ctx context.Context) error {
+	if r.client == nil {
+		return nil
+	}
+	// PVE keeps the membership of a VMID that is gone.
+	r.pool.leave(ctx)
+	return r.client.Unregister(ctx, r.reg)
+}

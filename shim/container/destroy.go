@@ -59,7 +59,10 @@ func Cleanup(ctx context.Context, cfg CleanupConfig) (Exit, error) {
 	var reg Registration
 	if len(st.Registration) > 0 && cfg.Registrar != nil {
 		if reg, err = cfg.Registrar.Resume(st.Registration); err != nil {
-			return exit, fmt.Errorf("clean up container %s: %w", cfg.ID, err)
+			// A cluster that is away must not keep a container from being removed: what is
+			// left of its registration is found by reconciliation.
+			log.G(ctx).WithField("id", cfg.ID).WithError(err).Warn("unregister")
+			reg = nil
 		}
 	}
 	if err := takeAway(ctx, st, d, group, reg); err != nil {

@@ -36,7 +36,8 @@ type Registration interface {
 	// where the host's tools look for it.
 	Name() string
 	LXCPath() string
-	// Record is what Resume takes.
+	// Record is what Resume takes. That of a nameless registration may say why it has
+	// no name, or be empty.
 	Record() (json.RawMessage, error)
 	// Running and Stopped follow the container's state, Update its limits.
 	Running(ctx context.Context) error
@@ -56,14 +57,14 @@ func (c *Container) reserve(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("register: %w", err)
 	}
+	if c.state.Registration, err = reg.Record(); err != nil {
+		return fmt.Errorf("register: %w", err)
+	}
 	if reg.Name() == "" {
 		return nil
 	}
 	c.registration = reg
 	c.dirs.lxcpath, c.dirs.name = reg.LXCPath(), reg.Name()
-	if c.state.Registration, err = reg.Record(); err != nil {
-		return fmt.Errorf("register: %w", err)
-	}
 	c.state.LXCPath, c.state.Name = c.dirs.lxcpath, c.dirs.name
 	return nil
 }
