@@ -35,14 +35,14 @@ func (e *Env) Record(t testing.TB) *Recorder {
 	t.Helper()
 	ctx, cancel := context.WithCancel(e.Context)
 	t.Cleanup(cancel)
-	incoming, errs := e.Daemon.Client.Subscribe(ctx, fmt.Sprintf("namespace==%s", e.Namespace))
+	incoming, _ := e.Daemon.Client.Subscribe(ctx, fmt.Sprintf("namespace==%s", e.Namespace))
 	r := &Recorder{runtime: e.Runtime}
 	go func() {
 		for {
 			select {
 			case envelope := <-incoming:
 				r.add(envelope)
-			case <-errs:
+			case <-ctx.Done():
 				return
 			}
 		}

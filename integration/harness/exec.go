@@ -103,7 +103,7 @@ func (p *Process) Wait(t testing.TB) Result {
 
 // Pids are the container's processes as the runtime reports them: pid → exec id, empty for init and
 // for processes that containerd did not start.
-func (c *Container) Pids(t testing.TB, ctx context.Context) map[uint32]string {
+func (c *Container) Pids(ctx context.Context, t testing.TB) map[uint32]string {
 	t.Helper()
 	infos, err := c.Task.Pids(ctx)
 	if err != nil {

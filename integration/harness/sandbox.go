@@ -20,10 +20,12 @@ const (
 	workVar  = "PVELXC_TEST_WORK"  // the work directory, removed by the host stage
 )
 
-// Work is the directory of everything a test run writes. Token is a short string that occurs in
-// every name the tests give to a namespace or container, so that it occurs in every control group
-// made for them.
-var Work, Token string
+// Work is the directory of everything a test run writes.
+var Work string
+
+// Token is a short string that occurs in every name the tests give to a namespace or container, so
+// that it occurs in every control group made for them.
+var Token string
 
 // needsRoot is the reason why nothing can run, or empty.
 var needsRoot string

@@ -98,10 +98,8 @@ func TestJoinNetworkNamespace(t *testing.T) {
 			}
 			_ = unix.Unmount("/run/netns", unix.MNT_DETACH) // ip makes it a mount point
 		})
-		if out, err := exec.Command("ip", "-n", "mine", "link", "add", "eth7", "type", "dummy").CombinedOutput(); err != nil {
-			if out, err = exec.Command("ip", "-n", "mine", "link", "add", "eth7", "type", "veth", "peer", "name", "eth8").CombinedOutput(); err != nil {
-				t.Fatalf("%v: %s", err, out)
-			}
+		if out, err := exec.Command("ip", "-n", "mine", "link", "add", "eth7", "type", "veth", "peer", "name", "eth8").CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
 		}
 		prints(t, e, lines("eth7"), "ls /sys/class/net | grep -x eth7",
 			harness.Spec(oci.WithLinuxNamespace(specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: "/run/netns/mine"})))
@@ -130,7 +128,7 @@ func TestHooks(t *testing.T) {
 		}
 		c := e.Create(t, harness.Forever(), harness.Mounts(bind(dir, dir, "bind")), harness.Edit(func(s *specs.Spec) {
 			s.Hooks = &specs.Hooks{
-				Prestart:        record("prestart"), //nolint:staticcheck // deprecated, and still in use
+				Prestart:        record("prestart"),
 				CreateRuntime:   record("createRuntime"),
 				CreateContainer: record("createContainer"),
 				StartContainer:  record("startContainer"),

@@ -41,11 +41,11 @@ func TestContainerdRestart(t *testing.T) {
 		}
 		pid, shim := c.Task.Pid(), c.Shim(t)
 		restart(t, e, func() {})
-		task, exited := load(t, e.Context, c)
+		task, exited := load(e.Context, t, c)
 		if task.Pid() != pid || !harness.Alive(int(pid)) || !harness.Alive(shim) {
 			t.Errorf("the task's pid is %d, was %d; shim %d alive: %t", task.Pid(), pid, shim, harness.Alive(shim))
 		}
-		if got := c.Pids(t, e.Context)[p.Pid()]; got != p.ID() {
+		if got := c.Pids(e.Context, t)[p.Pid()]; got != p.ID() {
 			t.Errorf("process %d is exec %q, want %q", p.Pid(), got, p.ID())
 		}
 		if got := c.Sh(t, "echo well"); got != "well\n" {
@@ -76,7 +76,7 @@ func TestExitWhileContainerdIsDown(t *testing.T) {
 		if _, err := c.Container.Task(e.Context, nil); errdefs.IsNotFound(err) {
 			return
 		}
-		_, exited := load(t, e.Context, c)
+		_, exited := load(e.Context, t, c)
 		if status := harness.Soon(t, "the exit", exited); status.ExitCode() != 41 {
 			t.Errorf("status %d, want 41", status.ExitCode())
 		}
@@ -88,7 +88,7 @@ func TestStartAfterContainerdRestart(t *testing.T) {
 	eachPrivate(t, daemon.Containerd2, func(t *testing.T, e *harness.Env) {
 		c := e.Create(t, harness.Shell("exit 23"))
 		restart(t, e, func() {})
-		task, exited := load(t, e.Context, c)
+		task, exited := load(e.Context, t, c)
 		if err := task.Start(e.Context); err != nil {
 			t.Fatal(err)
 		}
@@ -127,7 +127,7 @@ func TestContainerd17(t *testing.T) {
 		if _, err := c.Task.Metrics(e.Context); err != nil {
 			t.Errorf("metrics: %v", err)
 		}
-		if pids := c.Pids(t, e.Context); len(pids) == 0 {
+		if pids := c.Pids(e.Context, t); len(pids) == 0 {
 			t.Error("no pids")
 		}
 		if err := c.Task.Pause(e.Context); err != nil {
@@ -137,7 +137,7 @@ func TestContainerd17(t *testing.T) {
 			t.Error(err)
 		}
 		restart(t, e, func() {})
-		task, exited := load(t, e.Context, c)
+		task, exited := load(e.Context, t, c)
 		if err := task.Kill(e.Context, syscall.SIGTERM); err != nil {
 			t.Fatal(err)
 		}

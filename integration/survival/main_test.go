@@ -74,7 +74,7 @@ func kill(t *testing.T, pid int) {
 }
 
 // load finds the task again after a restart of containerd.
-func load(t *testing.T, ctx context.Context, c *harness.Container) (containerd.Task, <-chan containerd.ExitStatus) {
+func load(ctx context.Context, t *testing.T, c *harness.Container) (containerd.Task, <-chan containerd.ExitStatus) {
 	t.Helper()
 	task, err := c.Container.Task(ctx, cio.Load)
 	if err != nil {

@@ -215,7 +215,7 @@ func TestPids(t *testing.T) {
 			t.Fatal(err)
 		}
 		harness.Eventually(t, "all processes of the container", func() error {
-			pids := c.Pids(t, e.Context)
+			pids := c.Pids(e.Context, t)
 			if id, ok := pids[c.Task.Pid()]; !ok || id != "" {
 				return fmt.Errorf("init %d is missing or has an exec id: %v", c.Task.Pid(), pids)
 			}
