@@ -1,0 +1,252 @@
+package snapshotter
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/core/snapshots/storage"
+	"github.com/containerd/errdefs"
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/pvelxc/pvelxc/snapshotter/zfs"
+)
+
+// Foreign says what becomes of snapshots on our datasets that others made, once they are all that keeps a dataset
+// from being destroyed.
+type Foreign string
+
+const (
+	// KeepForeign leaves them, and with them the dataset, and reports it.
+	KeepForeign Foreign = "keep"
+	// DestroyForeign destroys them.
+	DestroyForeign Foreign = "destroy"
+)
+
+// Options of a Snapshotter.
+type Options struct {
+	// Root is the dataset that is ours; it is made when its parent exists.
+	Root string
+	// Dir is the directory of metadata.db. It must not lie on Root's pool when that pool may be rewound.
+	Dir string
+	// Backend is how ZFS is reached. Close does not close it.
+	Backend zfs.Backend
+	// WarmLayers is the number of recently used layers of which spare clones wait for the next container, and
+	// WarmClones how many of each. 0 of either: none.
+	WarmLayers, WarmClones int
+	// ForeignSnapshots is KeepForeign when empty.
+	ForeignSnapshots Foreign
+	// Observe, when not nil, is told of every operation: its name, duration and result.
+	Observe func(op string, took time.Duration, err error)
+}
+
+// Snapshotter implements snapshots.Snapshotter and snapshots.Cleaner.
+type Snapshotter struct {
+	opts Options
+	b    zfs.Backend
+	ms   *storage.MetaStore
+	// under is the file system directly above all of ours.
+	under string
+
+	// ctx ends with Close.
+	ctx    context.Context //nolint:containedctx // the worker's life, not a request's
+	cancel context.CancelFunc
+	kick   chan struct{}
+	ops    sync.WaitGroup
+	closed atomic.Bool
+
+	// passes lets one pass of the worker or Cleanup run at a time. Requests never take it.
+	passes sync.Mutex
+	recent recent
+
+	stats Stats
+}
+
+var (
+	_ snapshots.Snapshotter = (*Snapshotter)(nil)
+	_ snapshots.Cleaner     = (*Snapshotter)(nil)
+)
+
+// Stats are counters since Open.
+type Stats struct {
+	// WarmHits and WarmMisses count containers' Prepares with and without a waiting clone; Leases those of layers
+	// that went on a head.
+	WarmHits, WarmMisses, Leases atomic.Uint64
+	// Destroyed counts datasets and snapshots, Busy attempts that found them in use.
+	Destroyed, Busy atomic.Uint64
+}
+
+// Stats gives the counters.
+func (s *Snapshotter) Stats() *Stats { return &s.stats }
+
+// Open opens the metadata, makes the root dataset where it is missing, and undoes what an earlier process left
+// half done. ctx is for the opening.
+func Open(ctx context.Context, opts Options) (*Snapshotter, error) {
+	if err := zfs.CheckName(opts.Root); err != nil {
+		return nil, err
+	}
+	if zfs.IsSnapshot(opts.Root) || zfs.Parent(opts.Root) == "" {
+		return nil, fmt.Errorf("root %s is not a dataset below a pool: %w", opts.Root, errdefs.ErrInvalidArgument)
+	}
+	switch opts.ForeignSnapshots {
+	case "":
+		opts.ForeignSnapshots = KeepForeign
+	case KeepForeign, DestroyForeign:
+	default:
+		return nil, fmt.Errorf("foreign snapshots %q: want keep or destroy: %w", opts.ForeignSnapshots, errdefs.ErrInvalidArgument)
+	}
+	ms, err := storage.NewMetaStore(filepath.Join(opts.Dir, "metadata.db"), func(o *bolt.Options) error {
+		// Another process that has it open would keep it for ever.
+		o.Timeout = 10 * time.Second
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open the metadata: %w", err)
+	}
+	s := &Snapshotter{
+		opts:   opts,
+		b:      opts.Backend,
+		ms:     ms,
+		under:  opts.Root + "/s",
+		kick:   make(chan struct{}, 1),
+		recent: recent{max: opts.WarmLayers},
+	}
+	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	if err := s.open(ctx); err != nil {
+		s.cancel()
+		return nil, errors.Join(err, ms.Close())
+	}
+	s.ops.Go(s.work)
+	return s, nil
+}
+
+func (s *Snapshotter) open(ctx context.Context) error {
+	if err := s.layout(ctx); err != nil {
+		return err
+	}
+	return s.reconcile(ctx)
+}
+
+// closeTimeout bounds the wait for operations that the kernel does not end, as on a suspended pool.
+const closeTimeout = 30 * time.Second
+
+// Close ends the worker and waits for operations under way. A second call does nothing.
+func (s *Snapshotter) Close() error {
+	if s.closed.Swap(true) {
+		return nil
+	}
+	s.cancel()
+	ended := make(chan struct{})
+	go func() {
+		s.ops.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-time.After(closeTimeout):
+		return fmt.Errorf("close: operations of ZFS do not end: %w", errdefs.ErrUnavailable)
+	}
+	if err := s.ms.Close(); err != nil {
+		return fmt.Errorf("close the metadata: %w", err)
+	}
+	return nil
+}
+
+func (s *Snapshotter) observe(op string, start time.Time, err *error) {
+	if s.opts.Observe != nil {
+		s.opts.Observe(op, time.Since(start), *err)
+	}
+}
+
+// run does an operation of ZFS and its finish, which is called in any case, with the operation's error. The caller
+// waits no longer than its context allows; then the operation, which cannot be taken back, ends in the background,
+// and finish is given an error too, since the caller was told of one.
+func (s *Snapshotter) run(ctx context.Context, op func(context.Context) error, finish func(context.Context, error) error) error {
+	const (
+		running = iota
+		ended
+		abandoned
+	)
+	var state atomic.Int32
+	bg := context.WithoutCancel(ctx)
+	done := make(chan error, 1)
+	s.ops.Go(func() {
+		err := op(bg)
+		if !state.CompareAndSwap(running, ended) {
+			err = errors.Join(err, fmt.Errorf("the caller gave up: %w", context.Cause(ctx)))
+		}
+		done <- finish(bg, err)
+	})
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		if state.CompareAndSwap(running, abandoned) {
+			return fmt.Errorf("waiting for ZFS: %w", context.Cause(ctx))
+		}
+		return <-done
+	}
+}
+
+// idForm are the names of our datasets and snapshots.
+var idForm = regexp.MustCompile(`^[a-z2-7]{13}$`)
+
+// newID is a name that was never used before: 65 random bits.
+func newID() string { return strings.ToLower(rand.Text()[:13]) }
+
+// Stat tells of one snapshot.
+func (s *Snapshotter) Stat(ctx context.Context, key string) (info snapshots.Info, err error) {
+	defer s.observe("stat", time.Now(), &err)
+	err = s.view(ctx, func(ctx context.Context, _ rows) error {
+		_, info, _, err = storage.GetInfo(ctx, key)
+		return err
+	})
+	return info, err
+}
+
+// Update changes a snapshot's labels.
+func (s *Snapshotter) Update(ctx context.Context, info snapshots.Info, fieldpaths ...string) (updated snapshots.Info, err error) {
+	defer s.observe("update", time.Now(), &err)
+	err = s.update(ctx, func(ctx context.Context, _ rows) error {
+		updated, err = storage.UpdateInfo(ctx, info, fieldpaths...)
+		return err
+	})
+	return updated, err
+}
+
+// Walk calls fn for each snapshot that matches. No transaction is open meanwhile: fn may call us.
+func (s *Snapshotter) Walk(ctx context.Context, fn snapshots.WalkFunc, filters ...string) (err error) {
+	defer s.observe("walk", time.Now(), &err)
+	var infos []snapshots.Info
+	err = s.view(ctx, func(ctx context.Context, _ rows) error {
+		err := storage.WalkInfo(ctx, func(_ context.Context, i snapshots.Info) error {
+			infos = append(infos, i)
+			return nil
+		}, filters...)
+		// Before the first snapshot there is no bucket for them.
+		if errdefs.IsNotFound(err) {
+			return nil
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, i := range infos {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := fn(ctx, i); err != nil {
+			return err
+		}
+	}
+	return nil
+}

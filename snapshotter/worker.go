@@ -1,0 +1,298 @@
+package snapshotter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/containerd/log"
+
+	"github.com/pvelxc/pvelxc/snapshotter/zfs"
+)
+
+const (
+	// retryEvery is how often tombstones that were busy are looked at.
+	retryEvery = 15 * time.Second
+	maxBackoff = 5 * time.Minute
+)
+
+// wake makes the worker look for something to do.
+func (s *Snapshotter) wake() {
+	select {
+	case s.kick <- struct{}{}:
+	default:
+	}
+}
+
+// work is the worker, until Close.
+func (s *Snapshotter) work() {
+	tick := time.NewTicker(retryEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-s.ctx.Done():
+			return
+		case <-s.kick:
+		case <-tick.C:
+		}
+		if err := s.pass(s.ctx, false); err != nil && s.ctx.Err() == nil {
+			log.G(s.ctx).WithError(err).Warn("cleaning up is not complete and will be tried again")
+		}
+	}
+}
+
+// Cleanup destroys what was removed, and returns when that is done as far as it can be: what is still mounted stays
+// for later. It is snapshots.Cleaner.
+func (s *Snapshotter) Cleanup(ctx context.Context) (err error) {
+	defer s.observe("cleanup", time.Now(), &err)
+	return s.pass(ctx, true)
+}
+
+// pass destroys tombstones, rolls dirty heads back, and makes spare clones. With force it tries those that were busy
+// a moment ago as well.
+func (s *Snapshotter) pass(ctx context.Context, force bool) error {
+	s.passes.Lock()
+	defer s.passes.Unlock()
+	return errors.Join(s.destroyTombstones(ctx, force), s.rollbackHeads(ctx), s.makeSpares(ctx))
+}
+
+func (s *Snapshotter) destroyTombstones(ctx context.Context, force bool) error {
+	due := map[string]tombstone{}
+	err := s.view(ctx, func(_ context.Context, r rows) error {
+		tombs, err := r.tombstones()
+		for name, t := range tombs {
+			if force || !time.Now().Before(t.NotBefore) {
+				due[name] = t
+			}
+		}
+		return err
+	})
+	if err != nil || len(due) == 0 {
+		return err
+	}
+	names := newestFirst(due)
+	failed, err := s.b.Destroy(ctx, names)
+	if err != nil {
+		return err
+	}
+	for name := range failed {
+		if err := s.explain(ctx, name, due); err != nil {
+			return err
+		}
+	}
+	// The result is written even when the context ended meanwhile.
+	return s.update(context.WithoutCancel(ctx), func(_ context.Context, r rows) error {
+		for _, name := range names {
+			why, bad := failed[name]
+			if !bad {
+				s.stats.Destroyed.Add(1)
+				if err := r.deleteTombstone(name); err != nil {
+					return fmt.Errorf("write the metadata: %w", err)
+				}
+				continue
+			}
+			s.stats.Busy.Add(1)
+			t := due[name]
+			t.NotBefore = time.Now().Add(min(maxBackoff, time.Second<<min(t.Attempts, 10)))
+			t.Attempts++
+			t.Why = why.Error()
+			if err := r.putTombstone(name, t); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// explain says once why a tombstone stays, and deals with the snapshots of others.
+func (s *Snapshotter) explain(ctx context.Context, name string, due map[string]tombstone) error {
+	if !zfs.IsSnapshot(name) {
+		snaps, err := s.b.Snapshots(ctx, name)
+		if err != nil && !zfs.IsNotExist(err) {
+			return err
+		}
+		var foreign []string
+		for _, i := range snaps {
+			if _, ours := due[i.Name]; !ours && i.Local[propertyCommit] == "" {
+				foreign = append(foreign, i.Name)
+			}
+		}
+		if len(foreign) > 0 && s.opts.ForeignSnapshots == DestroyForeign {
+			log.G(ctx).WithField("dataset", name).WithField("snapshots", foreign).Info("destroying the snapshots of others on a removed dataset")
+			_, err := s.b.Destroy(ctx, append(foreign, name))
+			return err
+		}
+		if len(foreign) > 0 && due[name].Attempts == 0 {
+			log.G(ctx).WithField("dataset", name).WithField("snapshots", foreign).
+				Warn("a removed dataset stays, as others' snapshots are on it (hint: destroy them, or foreign_snapshots = \"destroy\")")
+			return nil
+		}
+	}
+	if due[name].Attempts == 0 {
+		entry := log.G(ctx).WithField("dataset", name)
+		if h, ok := zfs.FindHolder("/proc", name); ok {
+			entry = entry.WithField("holder", h.String())
+		}
+		entry.Info("a removed dataset is still in use and will be destroyed later")
+	}
+	return nil
+}
+
+// rollbackHeads makes dirty heads fit for leases, and gives their space back.
+func (s *Snapshotter) rollbackHeads(ctx context.Context) error {
+	todo := map[string]string{}
+	err := s.view(ctx, func(_ context.Context, r rows) error {
+		datasets, err := r.datasets()
+		if err != nil {
+			return err
+		}
+		tombs, err := r.tombstones()
+		if err != nil {
+			return err
+		}
+		waits := map[string]bool{}
+		for name := range tombs {
+			waits[zfs.Dataset(name)] = true
+		}
+		for name, d := range datasets {
+			if !d.Dirty || d.Lease != "" || waits[name] || d.last() == "" {
+				continue
+			}
+			row, ok, err := r.snapshot(d.last())
+			if err != nil {
+				return err
+			}
+			if ok {
+				todo[name] = row.zfsName()
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	var result error
+	for name, snap := range todo {
+		// Others' snapshots are in the way for as long as they are there: then the head is simply not leased.
+		if err := s.b.Rollback(ctx, snap); err != nil {
+			if !errors.Is(err, zfs.ErrExist) && !zfs.IsNotExist(err) && !zfs.IsBusy(err) {
+				result = errors.Join(result, err)
+			}
+			continue
+		}
+		err := s.update(context.WithoutCancel(ctx), func(_ context.Context, r rows) error {
+			d, ok, err := r.dataset(name)
+			if err != nil || !ok || !d.Dirty {
+				return err
+			}
+			if row, _, err := r.snapshot(d.last()); err != nil || row.zfsName() != snap {
+				return err
+			}
+			d.Dirty = false
+			return r.putDataset(name, d)
+		})
+		result = errors.Join(result, err)
+	}
+	return result
+}
+
+// makeSpares clones the recently used layers ahead of the next container, and buries spares of others.
+func (s *Snapshotter) makeSpares(ctx context.Context) error {
+	if s.opts.WarmClones == 0 || s.opts.WarmLayers == 0 {
+		return nil
+	}
+	wanted := s.recent.list()
+	type spare struct {
+		dataset, of string
+		from        snapshotRow
+	}
+	var todo []spare
+	err := s.update(ctx, func(_ context.Context, r rows) error {
+		for id, names := range r.spares("") {
+			if slices.Contains(wanted, id) {
+				continue
+			}
+			for _, name := range names {
+				d, ok, err := r.dataset(name)
+				if err != nil {
+					return err
+				}
+				if ok && d.State == ready {
+					if err := r.bury(name, d.Seq); err != nil {
+						return err
+					}
+				}
+			}
+		}
+		for _, id := range wanted {
+			from, ok, err := r.snapshot(id)
+			if err != nil {
+				return err
+			}
+			if !ok || from.Snap == "" {
+				continue
+			}
+			for range s.opts.WarmClones - len(r.spares(id)[id]) {
+				seq, err := r.nextSeq()
+				if err != nil {
+					return fmt.Errorf("number the dataset: %w", err)
+				}
+				n := spare{s.under + "/" + newID(), id, from}
+				if err := errors.Join(r.putDataset(n.dataset, datasetRow{State: creating, Seq: seq, Spare: id}), r.putSpare(id, n.dataset)); err != nil {
+					return err
+				}
+				todo = append(todo, n)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	var result error
+	for _, n := range todo {
+		bg := context.WithoutCancel(ctx)
+		err := s.b.Clone(bg, n.from.zfsName(), n.dataset)
+		var guid uint64
+		if err == nil {
+			var i zfs.Info
+			i, err = s.b.Stat(bg, n.dataset)
+			guid = i.GUID
+		}
+		result = errors.Join(result, err, s.update(bg, func(_ context.Context, r rows) error {
+			d, ok, e := r.dataset(n.dataset)
+			if e != nil || !ok {
+				return e
+			}
+			if _, still, e := r.snapshot(n.of); e != nil || !still || err != nil {
+				return errors.Join(e, r.bury(n.dataset, d.Seq))
+			}
+			d.State, d.GUID = ready, guid
+			return r.putDataset(n.dataset, d)
+		}))
+	}
+	return result
+}
+
+// recent are the committed snapshots that containers were made of last, newest first.
+type recent struct {
+	max int
+	mu  sync.Mutex
+	ids []string // guarded by mu
+}
+
+func (r *recent) use(id string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	ids := append([]string{id}, slices.DeleteFunc(r.ids, func(o string) bool { return o == id })...)
+	r.ids = ids[:min(len(ids), r.max)]
+}
+
+func (r *recent) list() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.ids)
+}
