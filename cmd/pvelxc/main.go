@@ -1,0 +1,42 @@
+// Command pvelxc is the administrator's side of the runtime. Each subcommand has a file of its own.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+func main() {
+	if message := takenForRunc(os.Args[1:]); message != "" {
+		tellRuncsCaller(os.Args[1:], message)
+		fmt.Fprintln(os.Stderr, message)
+		os.Exit(1)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	err := newCommand(os.Stdout).ExecuteContext(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "pvelxc:", err)
+		os.Exit(1)
+	}
+}
+
+// newCommand is the whole command line; what it prints goes to out.
+func newCommand(out io.Writer) *cobra.Command {
+	root := &cobra.Command{
+		Use:           "pvelxc",
+		Short:         "Look after the containers that containerd runs as LXC containers",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          cobra.NoArgs,
+	}
+	root.SetOut(out)
+	root.AddCommand(gcCommand(), configCommand(), versionCommand())
+	return root
+}
