@@ -33,7 +33,7 @@ func (n *cli) cgroup(t testing.TB, name, controller, v1, v2 string) string {
 	defer groups.Close()
 	for scanner := bufio.NewScanner(groups); scanner.Scan(); {
 		fields := strings.SplitN(scanner.Text(), ":", 3)
-		path := ""
+		var path string
 		switch {
 		case harness.Unified() && fields[0] == "0":
 			path = filepath.Join("/sys/fs/cgroup", fields[2], v2)

@@ -1,6 +1,7 @@
 package nerdctl
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os/exec"
@@ -67,7 +68,8 @@ func (s *terminal) types(t *testing.T, keys string) {
 func (s *terminal) status(t *testing.T) int {
 	t.Helper()
 	err := harness.Soon(t, "end of nerdctl on a terminal", s.ended)
-	if exit, ok := err.(*exec.ExitError); ok {
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
 		return exit.ExitCode()
 	}
 	if err != nil {

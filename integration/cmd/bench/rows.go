@@ -139,7 +139,7 @@ func execOnce(ctx context.Context, t containerd.Task, id string, spec *specs.Pro
 	status := <-exited
 	ms := since(begin)
 	if status.ExitCode() != 0 {
-		return 0, fmt.Errorf("exec of true: exit status %d, %v", status.ExitCode(), status.Error())
+		return 0, fmt.Errorf("exec of true: exit status %d", status.ExitCode())
 	}
 	_, err = p.Delete(ctx)
 	return ms, err
