@@ -37,6 +37,6 @@ func newCommand(out io.Writer) *cobra.Command {
 		Args:          cobra.NoArgs,
 	}
 	root.SetOut(out)
-	root.AddCommand(gcCommand(), configCommand(), versionCommand())
+	root.AddCommand(gcCommand(), configCommand(), versionCommand(), poolCommand())
 	return root
 }

@@ -1,7 +1,12 @@
 package node
 
 import (
+	"bytes"
 	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -9,7 +14,7 @@ import (
 
 	"github.com/pvelxc/pvelxc/internal/config"
 	"github.com/pvelxc/pvelxc/pve"
-	"github.com/pvelxc/pvelxc/pve/api"
+	"github.com/pvelxc/pvelxc/shim/reaper"
 )
 
 // poolTimeout bounds each change of a pool: an API that is away must not hold up the
@@ -19,7 +24,6 @@ const poolTimeout = 5 * time.Second
 // membership is a container's in a resource pool. Failures are logged: no container
 // depends on its pool. A nil membership does nothing.
 type membership struct {
-	conf config.API
 	pool string
 	vmid pve.VMID
 
@@ -33,7 +37,7 @@ func newMembership(conf config.PVE, vmid pve.VMID) *membership {
 	if conf.Pool == "" || conf.API.TokenFile == "" || vmid == 0 {
 		return nil
 	}
-	return &membership{conf: conf.API, pool: conf.Pool, vmid: vmid}
+	return &membership{pool: conf.Pool, vmid: vmid}
 }
 
 // join makes the container a member, in the background.
@@ -49,7 +53,7 @@ func (m *membership) join(ctx context.Context) {
 	go func() {
 		defer close(done)
 		defer cancel()
-		m.change(ctx, "join pool", (*api.Client).AddToPool)
+		m.change(ctx, "join")
 	}()
 }
 
@@ -67,15 +71,31 @@ func (m *membership) leave(ctx context.Context) {
 	}
 	ctx, cancel = context.WithTimeout(ctx, poolTimeout)
 	defer cancel()
-	m.change(ctx, "leave pool", (*api.Client).RemoveFromPool)
+	m.change(ctx, "leave")
 }
 
-func (m *membership) change(ctx context.Context, what string, f func(*api.Client, context.Context, string, ...pve.VMID) error) {
-	client, err := api.New(api.Client{URL: m.conf.URL, TokenFile: m.conf.TokenFile, CAFile: m.conf.CAFile, Fingerprint: m.conf.Fingerprint})
+// change runs `pvelxc pool`, which stands beside the shim: a TLS client would make every
+// shim a third larger for what few nodes have configured.
+func (m *membership) change(ctx context.Context, verb string) {
+	self, err := os.Executable()
 	if err == nil {
-		err = f(client, ctx, m.pool, m.vmid)
+		err = run(ctx, exec.Command(filepath.Join(filepath.Dir(self), "pvelxc"), "pool", verb, m.pool, m.vmid.String()))
 	}
 	if err != nil {
-		log.G(ctx).WithField("vmid", m.vmid).WithError(err).Warn(what)
+		log.G(ctx).WithField("vmid", m.vmid).WithField("pool", m.pool).WithError(err).Warn(verb + " pool")
 	}
+}
+
+// run runs a command that says on standard error why it failed.
+func run(ctx context.Context, cmd *exec.Cmd) error {
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	exit, err := reaper.Run(ctx, cmd)
+	if err != nil {
+		return err
+	}
+	if exit.Code() != 0 {
+		return fmt.Errorf("exit status %d: %s", exit.Code(), bytes.TrimSpace(stderr.Bytes()))
+	}
+	return nil
 }
