@@ -139,7 +139,7 @@ func readEntry(dir int, node string, vmid VMID, buf []byte) (e *Entry, empty boo
 	}
 	c, err := conf.Parse(data)
 	if err != nil {
-		return nil, false, nil // nothing of ours has a NUL
+		return nil, false, nil //nolint:nilerr // nothing of ours has a NUL
 	}
 	owner, ok := ownerOf(c)
 	if !ok {

@@ -245,11 +245,6 @@ func (m *monitor) status() (status uint32, killed bool) {
 	return m.exit.Code(), false
 }
 
-// kill ends the monitor, and with it whatever of the container dies with it.
-func (m *monitor) kill() {
-	_ = unix.PidfdSendSignal(int(m.pidfd.Fd()), unix.SIGKILL, nil, 0)
-}
-
 // close frees the descriptors, after gone.
 func (m *monitor) close() {
 	_ = m.conn.Close()

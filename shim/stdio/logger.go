@@ -12,9 +12,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
-	"github.com/containerd/errdefs"
 	"github.com/pvelxc/pvelxc/shim/reaper"
 )
 
