@@ -1,0 +1,145 @@
+// Package registration tests what Proxmox VE sees of containers that containerd runs, and what its
+// administrator can do to them, on an emulated cluster file system.
+package registration
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/pvelxc/pvelxc/integration/daemon"
+	"github.com/pvelxc/pvelxc/integration/harness"
+	"github.com/pvelxc/pvelxc/pve/pvetest"
+)
+
+func TestMain(m *testing.M) { harness.Main(m) }
+
+const lxcpath = "/var/lib/lxc"
+
+// node is a node of an emulated cluster, with containerd on it.
+type node struct {
+	*harness.Env
+	*pvetest.Mount
+	t testing.TB
+}
+
+// cluster mounts the file system of a new cluster and has the shims register there. settings are lines
+// of the configuration, those of table pve last.
+func cluster(t *testing.T, settings ...string) *node {
+	t.Helper()
+	e := harness.On(t, harness.Pvelxc)
+	n := &node{e, pvetest.Start(t, "pve1")["pve1"], t}
+	n.configure("", settings...)
+	return n
+}
+
+// configure replaces the node's configuration until the end of the test.
+func (n *node) configure(top string, pve ...string) {
+	n.t.Helper()
+	path := configuration()
+	before, err := os.ReadFile(path)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	text := fmt.Sprintf("version = 1\n%s\n[pve]\nroot = %q\nnode = \"pve1\"\ngrace = \"1ms\"\n%s\n", top, n.Dir, strings.Join(pve, "\n"))
+	n.write(path, text)
+	n.t.Cleanup(func() { n.write(path, string(before)) })
+}
+
+func (n *node) write(path, text string) {
+	n.t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o640); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+func (n *node) read(path string) string {
+	n.t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return string(data)
+}
+
+// confs are the VMIDs of the node's confs. PVE's own reading must accept each of them.
+func (n *node) confs() []string {
+	n.t.Helper()
+	paths, err := filepath.Glob(filepath.Join(n.Dir, "nodes/pve1/lxc/*.conf"))
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	var vmids []string
+	for _, path := range paths {
+		vmid := strings.TrimSuffix(filepath.Base(path), ".conf")
+		n.pct(vmid)
+		vmids = append(vmids, vmid)
+	}
+	return vmids
+}
+
+func (n *node) path(vmid string) string {
+	return filepath.Join(n.Dir, "nodes/pve1/lxc", vmid+".conf")
+}
+
+// pct is a conf as PVE reads it.
+func (n *node) pct(vmid string) *pvetest.PCT {
+	n.t.Helper()
+	p := pvetest.ParsePCT(n.read(n.path(vmid)))
+	if len(p.Warnings) > 0 {
+		n.t.Errorf("conf of %s: PVE warns: %q", vmid, p.Warnings)
+	}
+	if _, err := p.Status(); err != nil {
+		n.t.Errorf("conf of %s kills pct list: %v", vmid, err)
+	}
+	return p
+}
+
+// vmid is that of the one container that is registered.
+func (n *node) vmid() string {
+	n.t.Helper()
+	all := n.confs()
+	if len(all) != 1 {
+		n.t.Fatalf("confs %q, want one", all)
+	}
+	return all[0]
+}
+
+// lock waits until a conf has a lock; it follows the container's state.
+func (n *node) lock(vmid, want string) {
+	n.t.Helper()
+	harness.Eventually(n.t, "lock of "+vmid, func() error {
+		if got := n.pct(vmid).Keys["lock"]; got != want {
+			return fmt.Errorf("lock %q, want %q", got, want)
+		}
+		return nil
+	})
+}
+
+func (n *node) none(what string) {
+	n.t.Helper()
+	if left := n.confs(); len(left) > 0 {
+		n.t.Errorf("%s: confs %q are there", what, left)
+	}
+}
+
+// run is a command of the host, which must succeed.
+func (n *node) run(name string, args ...string) string {
+	n.t.Helper()
+	cmd := exec.Command(name, args...)
+	cmd.Env = append(os.Environ(), "PVELXC_CONFIG="+configuration())
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		n.t.Fatalf("%s %s: %v: %s", name, strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+func (n *node) gc() string { return n.run(filepath.Join(daemon.Bin(), "pvelxc"), "gc", "--apply") }
+
+// configuration is the file that the harness names to containerd and so to the shims. They read it
+// anew for each container.
+func configuration() string { return filepath.Join(harness.Work, "pvelxc.toml") }

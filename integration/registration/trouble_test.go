@@ -1,0 +1,107 @@
+package registration
+
+import (
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/pvelxc/pvelxc/integration/harness"
+)
+
+func TestNoQuorumDegrades(t *testing.T) {
+	n := cluster(t)
+	before := n.Start(t, harness.Forever())
+	n.lock(n.vmid(), "")
+	n.SetQuorum(false)
+	c := n.Start(t, harness.Forever())
+	if got := n.confs(); len(got) != 1 {
+		t.Errorf("confs %q, want that of the container that was there before", got)
+	}
+	if log := n.Daemon.LogTail(200); !strings.Contains(log, "container starts unregistered") {
+		t.Error("no log line says that the container is not registered")
+	}
+	for _, c := range []*harness.Container{before, c} {
+		if out := c.Sh(t, "echo fine"); out != "fine\n" {
+			t.Errorf("a container says %q", out)
+		}
+		c.Stop(t)
+		if err := c.Remove(); err != nil {
+			t.Errorf("delete without quorum: %v", err)
+		}
+	}
+	n.SetQuorum(true)
+	n.gc()
+	n.none("after reconciliation")
+}
+
+func TestNoQuorumFails(t *testing.T) {
+	n := cluster(t, `on_no_quorum = "fail"`)
+	n.SetQuorum(false)
+	_, err := n.TryCreate(t, harness.Forever())
+	if err == nil || !strings.Contains(err.Error(), "not quorate") || !strings.Contains(err.Error(), "hint:") {
+		t.Errorf("create without quorum: %v, want a refusal that names it and a hint", err)
+	}
+}
+
+// The daemon of the cluster file system is gone: delete works, and so does the start of others.
+func TestClusterDown(t *testing.T) {
+	n := cluster(t)
+	c := n.Start(t, harness.Forever())
+	vmid := n.vmid()
+	n.lock(vmid, "")
+	orphaned := n.Start(t, harness.Forever())
+	n.Stop()
+	if err := syscall.Kill(orphaned.Shim(t), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if got := orphaned.Wait(t); got.Status != 137 {
+		t.Errorf("exit status %d after the shim's death, want 137", got.Status)
+	}
+	if err := orphaned.Remove(); err != nil {
+		t.Errorf("delete without the cluster and without a shim: %v", err)
+	}
+	other := n.Start(t, harness.Forever())
+	for _, c := range []*harness.Container{c, other} {
+		c.Stop(t)
+		if err := c.Remove(); err != nil {
+			t.Errorf("delete without the cluster: %v", err)
+		}
+	}
+	n.Resume()
+	harness.Eventually(t, "reconciliation", func() error { n.gc(); return nil })
+	n.none("after reconciliation")
+}
+
+// A conf without a container is removed, one that was lost is written again, a foreign one stays.
+func TestReconcile(t *testing.T) {
+	n := cluster(t)
+	c := n.Start(t, harness.Forever())
+	vmid := n.vmid()
+	n.lock(vmid, "")
+	const orphan, foreign = "900900", "900901"
+	text := n.read(n.path(vmid))
+	n.write(n.path(orphan), strings.ReplaceAll(text, c.ID(), "gone"))
+	n.write(n.path(foreign), "hostname: somebody\nostype: debian\n")
+	if err := os.Remove(n.path(vmid)); err != nil {
+		t.Fatal(err)
+	}
+	// Whole seconds of the file system's times are older than the grace at once or soon.
+	harness.Eventually(t, "reconciliation", func() error {
+		n.gc()
+		_, err := os.Stat(n.path(orphan))
+		if err == nil {
+			return os.ErrExist
+		}
+		return nil
+	})
+	if got := n.read(n.path(foreign)); got != "hostname: somebody\nostype: debian\n" {
+		t.Errorf("the foreign conf became %q", got)
+	}
+	if p := n.pct(vmid); p.Keys["lock"] != "" || !strings.Contains(p.Description, c.ID()) {
+		t.Errorf("the conf that was lost is now\n%s", n.read(n.path(vmid)))
+	}
+	if err := os.Remove(n.path(foreign)); err != nil {
+		t.Fatal(err)
+	}
+}
