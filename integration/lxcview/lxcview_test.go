@@ -3,6 +3,7 @@
 package lxcview
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -19,17 +20,30 @@ import (
 
 func TestMain(m *testing.M) { harness.Main(m) }
 
-// lxcpath is where the shim keeps the LXC containers of a namespace.
-func lxcpath(e *harness.Env) string { return filepath.Join("/run/pvelxc/lxc", e.Namespace) }
+// open finds a container the way the host's tools do, by the lxcpath and name in its state file: those
+// of its registration, VMID and all.
+func open(t *testing.T, e *harness.Env, c *harness.Container) *lxc.Container {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join("/run/pvelxc/lxc", e.Namespace, c.ID(), "state.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var state struct{ LXCPath, Name string }
+	if err := json.Unmarshal(data, &state); err != nil {
+		t.Fatal(err)
+	}
+	view, err := lxc.NewContainer(state.Name, state.LXCPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = view.Release() })
+	return view
+}
 
 func TestLXCSeesTheContainer(t *testing.T) {
 	e := harness.On(t, harness.Pvelxc)
 	c := e.Start(t, harness.Forever())
-	view, err := lxc.NewContainer(c.ID(), lxcpath(e))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer view.Release()
+	view := open(t, e, c)
 	if !view.Defined() || view.State() != lxc.RUNNING {
 		t.Errorf("LXC says defined %v, state %v; want a running container", view.Defined(), view.State())
 	}
@@ -50,8 +64,8 @@ func TestLXCSeesTheContainer(t *testing.T) {
 	if err := c.Remove(); err != nil {
 		t.Fatal(err)
 	}
-	if left, err := filepath.Glob(filepath.Join(lxcpath(e), c.ID()+"*")); err != nil || len(left) != 0 {
-		t.Errorf("after delete there are %q, %v", left, err)
+	if view.Defined() {
+		t.Errorf("after delete LXC still knows %s", view.Name())
 	}
 }
 
@@ -59,11 +73,7 @@ func TestLXCSeesTheContainer(t *testing.T) {
 func TestStoppedByLXC(t *testing.T) {
 	e := harness.On(t, harness.Pvelxc)
 	c := e.Start(t, harness.Args("sleep", "1000000"))
-	view, err := lxc.NewContainer(c.ID(), lxcpath(e))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer view.Release()
+	view := open(t, e, c)
 	if err := view.Stop(); err != nil {
 		t.Fatal(err)
 	}
