@@ -11,7 +11,7 @@ import (
 
 // Kinds of failure. Each unwraps to a class of errdefs, so that the service's edge needs no table of its own.
 var (
-	// ErrNotExist: no such dataset, snapshot or pool (ENOENT).
+	// ErrNotExist: no such dataset, snapshot or pool (ENOENT, ESRCH).
 	ErrNotExist = kind("does not exist", errdefs.ErrNotFound)
 	// ErrExist: the name is taken, or something newer is in the way (EEXIST).
 	ErrExist = kind("exists", errdefs.ErrInternal)
@@ -80,7 +80,7 @@ func FromErrno(op, name string, errno syscall.Errno) error {
 	}
 	e := &Error{Op: op, Name: name, Kind: ErrFailed, Detail: errno.Error()}
 	switch errno {
-	case syscall.ENOENT:
+	case syscall.ENOENT, syscall.ESRCH:
 		e.Kind = ErrNotExist
 	case syscall.EEXIST:
 		e.Kind = ErrExist
@@ -112,6 +112,7 @@ var messages = []struct {
 }{
 	{"dataset does not exist", ErrNotExist},
 	{"no such pool", ErrNotExist},
+	{"parent does not exist", ErrNotExist},
 	{"could not find any snapshots to destroy", ErrNotExist},
 	{"dataset already exists", ErrExist},
 	{"more recent snapshots", ErrExist},

@@ -105,17 +105,14 @@ func (b *Backend) Create(ctx context.Context, dataset string, props map[string]s
 
 // Clone implements zfs.Backend.
 func (b *Backend) Clone(ctx context.Context, snapshot, dataset string) error {
-	// The library's clone makes missing parents.
-	if err := zfs.CheckName(snapshot); err != nil {
-		return err
+	// The library's clone passes -p: it makes missing parents, and takes a clone that exists for a success.
+	for _, name := range []string{snapshot, dataset} {
+		if err := zfs.CheckName(name); err != nil {
+			return err
+		}
 	}
-	if _, err := b.zfs(ctx, "clone", dataset, "list", "-H", "-o", "name", zfs.Parent(dataset)); err != nil {
-		return err
-	}
-	return b.library(ctx, "clone", dataset, 2, func() error {
-		_, err := (&gozfs.Dataset{Name: snapshot, Type: gozfs.DatasetSnapshot}).Clone(dataset, nil)
-		return err
-	})
+	_, err := b.zfs(ctx, "clone", dataset, "clone", snapshot, dataset)
+	return err
 }
 
 // Snapshot implements zfs.Backend.

@@ -200,6 +200,11 @@ func (b *Backend) list(ctx context.Context, op, dataset string, request uintptr)
 		c := &command{op: op, name: dataset, cookie: cookie}
 		err := b.run(ctx, request, c)
 		if isEnd(err) {
+			// That is also the answer for a file system that does not exist.
+			if len(l) == 0 {
+				_, err = b.Stat(ctx, dataset)
+				return nil, err
+			}
 			return l, nil
 		}
 		// A child that goes while it is listed is no failure of the listing, unless it is the parent that went.
