@@ -6,7 +6,7 @@
 set -euo pipefail
 
 readonly BUILD=(gcc libc6-dev pkg-config lxc-dev libseccomp-dev)
-readonly RUN=(lxc busybox-static runc iproute2 procps ca-certificates)
+readonly RUN=(lxc busybox-static runc iproute2 procps mount ca-certificates)
 readonly TEST=(crun containernetworking-plugins iptables tini valgrind)
 
 fail() {
