@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"sync"
 	"syscall"
@@ -181,7 +182,7 @@ func (p *Process) setPaused(paused bool, emit func()) {
 
 // Update changes limits; a field that r leaves unset stays as it is.
 func (c *Container) Update(ctx context.Context, r *specs.LinuxResources) error {
-	checked, warnings, err := oci2lxc.ConvertResources(c.withMemoryLimit(r), c.options())
+	checked, warnings, err := oci2lxc.ConvertResources(c.withMemoryLimit(c.withoutKnownDevices(r)), c.options())
 	if err != nil {
 		return fmt.Errorf("update container %s: %w", c.id, err)
 	}
@@ -199,6 +200,18 @@ func (c *Container) Update(ctx context.Context, r *specs.LinuxResources) error {
 	c.mu.Unlock()
 	c.tell("update", func(ctx context.Context, r Registration) error { return r.Update(ctx, before, after) })
 	return nil
+}
+
+// withoutKnownDevices leaves out device rules that are those of the specification:
+// clients send all resources back with the one that they change.
+func (c *Container) withoutKnownDevices(r *specs.LinuxResources) *specs.LinuxResources {
+	l := c.spec.Linux
+	if r == nil || l == nil || l.Resources == nil || !reflect.DeepEqual(r.Devices, l.Resources.Devices) {
+		return r
+	}
+	rest := *r
+	rest.Devices = nil
+	return &rest
 }
 
 // withMemoryLimit completes an update of memory.swap alone: the value counts memory

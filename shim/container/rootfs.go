@@ -157,7 +157,9 @@ func mountMappedOverlay(mounts []*types.Mount, target string, ids *oci2lxc.IDMap
 			mounttree.Param{Key: "workdir", Value: p + "/" + filepath.Base(layers.work)})
 	}
 	params = append(params, layers.rest...)
-	tree, err := mounttree.New("overlay", "overlay", params, 0)
+	tree, err := mounttree.Apart(target, open, func() (*os.File, error) {
+		return mounttree.New("overlay", "overlay", params, 0)
+	})
 	if err != nil {
 		return false, fmt.Errorf("mount rootfs with mapped ids: %w", err)
 	}
