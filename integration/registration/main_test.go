@@ -44,7 +44,7 @@ func (n *node) configure(top string, pve ...string) {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	text := fmt.Sprintf("version = 1\n%s\n[pve]\nroot = %q\nnode = \"pve1\"\ngrace = \"1ms\"\n%s\n", top, n.Dir, strings.Join(pve, "\n"))
+	text := fmt.Sprintf("version = 1\n%s\n[pve]\nroot = %q\ngrace = \"1ms\"\n%s\n", top, n.Dir, strings.Join(pve, "\n"))
 	n.write(path, text)
 	n.t.Cleanup(func() { n.write(path, string(before)) })
 }
