@@ -18,6 +18,9 @@ func TestSuite(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it mounts")
 	}
+	if os.Getenv("VM_POOL_DEVICE") != "" {
+		t.Skip("VM_POOL_DEVICE is set: TestSuiteOnPool is the same on real ZFS")
+	}
 	testsuite.SnapshotterSuite(t, "pvelxc", func(ctx context.Context, root string) (snapshots.Snapshotter, func() error, error) {
 		b, err := fake.New(root+"/pool", "tank")
 		if err != nil {

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+)
+
+func TestParse(t *testing.T) {
+	c, err := parse([]byte("version = 1\nroot = \"rpool/pvelxc\"\nwarm_clones = 2\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Root != "rpool/pvelxc" || c.WarmClones != 2 || c.WarmLayers != defaults().WarmLayers || c.Backend != "auto" {
+		t.Errorf("%+v", c)
+	}
+	for name, text := range map[string]string{
+		"no root":     "version = 1",
+		"unknown key": "root = \"a/b\"\nroots = 1",
+		"version":     "version = 2\nroot = \"a/b\"",
+		"type":        "root = 1",
+		"name":        "root = \"a/../b\"",
+		"negative":    "root = \"a/b\"\nwarm_clones = -1",
+		"syntax":      "root =",
+	} {
+		if _, err := parse([]byte(text)); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestCheckStorage(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "storage.cfg")
+	text := "dir: local\n\tpath /var/lib/vz\n\tcontent iso\n\nzfspool: local-zfs\n\tpool rpool/data\n\tsparse\n\ndir: other\n\tpool tank\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for root, want := range map[string]bool{
+		"rpool/data": false, "rpool/data/pvelxc": false,
+		"rpool/pvelxc": true, "rpool/data/a/pvelxc": true, "rpool/database": true, "tank/pvelxc": true,
+	} {
+		err := checkStorage(root, file)
+		if (err == nil) != want {
+			t.Errorf("%s: %v", root, err)
+		}
+		if err != nil && !strings.Contains(err.Error(), "local-zfs") {
+			t.Errorf("%s: %v does not name the storage", root, err)
+		}
+	}
+	if err := checkStorage("rpool/data", file+".none"); err != nil {
+		t.Errorf("without Proxmox VE: %v", err)
+	}
+}
+
+func TestListen(t *testing.T) {
+	address := filepath.Join(t.TempDir(), "run", "s.sock")
+	l, err := listen(t.Context(), address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(address)
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("socket %v, %v; want mode 0600", info.Mode(), err)
+	}
+	if _, err := listen(t.Context(), address); err == nil {
+		t.Error("a second process takes the socket")
+	}
+	// Killed: the file stays, and nobody listens.
+	l.(*net.UnixListener).SetUnlinkOnClose(false)
+	l.Close()
+	l, err = listen(t.Context(), address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+}

@@ -1,0 +1,89 @@
+package service_test
+
+import (
+	"context"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+
+	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/core/snapshots/proxy"
+	"github.com/containerd/errdefs"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health/grpc_health_v1"
+
+	"github.com/pvelxc/pvelxc/snapshotter"
+	"github.com/pvelxc/pvelxc/snapshotter/service"
+	"github.com/pvelxc/pvelxc/snapshotter/zfs/fake"
+)
+
+// TestServe is what containerd does: through the socket, with the classes of errors intact, cleanup included.
+func TestServe(t *testing.T) {
+	dir := t.TempDir()
+	b, err := fake.New(filepath.Join(dir, "pool"), "tank")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sn, err := snapshotter.Open(t.Context(), snapshotter.Options{Root: "tank/pvelxc", Dir: dir, Backend: b})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sn.Close()
+	socket := filepath.Join(dir, "s.sock")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- service.Serve(ctx, l, sn) }()
+
+	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	h, err := grpc_health_v1.NewHealthClient(conn).Check(t.Context(), &grpc_health_v1.HealthCheckRequest{})
+	if err != nil || h.GetStatus() != grpc_health_v1.HealthCheckResponse_SERVING {
+		t.Errorf("health %v, %v", h, err)
+	}
+	p := proxy.NewSnapshotter(snapshotsapi.NewSnapshotsClient(conn), "pvelxc")
+	m, err := p.Prepare(t.Context(), "n/1/extract-1 x", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(m[0].Source+"/f", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Commit(t.Context(), "a", "n/1/extract-1 x"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Prepare(t.Context(), "c", "none"); !errdefs.IsNotFound(err) {
+		t.Errorf("prepare on nothing: %v", err)
+	}
+	if _, err := p.Prepare(t.Context(), "c", "a"); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Remove(t.Context(), "a"); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("remove with a child: %v", err)
+	}
+	for _, k := range []string{"c", "a"} {
+		if err := p.Remove(t.Context(), k); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := p.(snapshots.Cleaner).Cleanup(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(b.Names()); n != 3 {
+		t.Errorf("objects stay: %v", b.Names())
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("serve: %v", err)
+	}
+}
