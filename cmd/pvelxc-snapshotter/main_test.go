@@ -78,3 +78,27 @@ func TestListen(t *testing.T) {
 	}
 	l.Close()
 }
+
+// The configuration that ships is valid, and its comments tell the defaults.
+func TestShippedConfig(t *testing.T) {
+	raw, err := os.ReadFile("../../dist/snapshotter.toml")
+	if err != nil {
+		t.Skipf("needs dist/snapshotter.toml: %v", err)
+	}
+	want, err := parse(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(string(raw), "\n")
+	settings := 0
+	for i, l := range lines {
+		if strings.HasPrefix(l, "#") && !strings.HasPrefix(l, "# ") {
+			lines[i] = l[1:]
+			settings++
+		}
+	}
+	got, err := parse([]byte(strings.Join(lines, "\n")))
+	if err != nil || got != want || settings != 7 {
+		t.Errorf("%d defaults in comments: %+v, %v; want %+v", settings, got, err, want)
+	}
+}
