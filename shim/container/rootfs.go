@@ -158,6 +158,9 @@ func mountMappedOverlay(mounts []*types.Mount, target string, ids *oci2lxc.IDMap
 	}
 	params = append(params, layers.rest...)
 	tree, err := mounttree.Apart(target, open, func() (*os.File, error) {
+		if err := becomeRootOf(ids); err != nil {
+			return nil, err
+		}
 		return mounttree.New("overlay", "overlay", params, 0)
 	})
 	if err != nil {
@@ -168,6 +171,35 @@ func mountMappedOverlay(mounts []*types.Mount, target string, ids *oci2lxc.IDMap
 		return false, err
 	}
 	return true, nil
+}
+
+// becomeRootOf gives the calling thread, for ever, the map's root as its filesystem
+// ids: with the host's, which the mapped upper directory cannot store, overlay could
+// make nothing in it and would be read-only. All capabilities stay.
+func becomeRootOf(ids *oci2lxc.IDMap) error {
+	root, ok := hostID(ids, 0)
+	if !ok {
+		return nil
+	}
+	if _, err := unix.SetfsgidRetGid(int(root)); err != nil {
+		return fmt.Errorf("take group %d: %w", root, err)
+	}
+	if _, err := unix.SetfsuidRetUid(int(root)); err != nil {
+		return fmt.Errorf("take user %d: %w", root, err)
+	}
+	// A filesystem uid other than 0 drops some from the effective set (capabilities(7)).
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return fmt.Errorf("read capabilities: %w", err)
+	}
+	for i := range data {
+		data[i].Effective = data[i].Permitted
+	}
+	if err := unix.Capset(&header, &data[0]); err != nil {
+		return fmt.Errorf("keep capabilities: %w", err)
+	}
+	return nil
 }
 
 // overlayLayers are the options of an overlay mount.
