@@ -139,7 +139,7 @@ func startDaemon(t *testing.T, dir string, version daemon.Version) *daemon.Daemo
 	}
 	d, err := daemon.New(dir, version)
 	if err == nil {
-		d.Env = append(d.Env, "GORACE=log_path="+filepath.Join(Work, "race"), "PVELXC_CONFIG="+config)
+		d.Env = append(d.Env, "GORACE=atexit_sleep_ms=0 log_path="+filepath.Join(Work, "race"), "PVELXC_CONFIG="+config)
 		err = d.Start(context.Background())
 	}
 	if err != nil {

@@ -176,6 +176,7 @@ func TestExecConcurrently(t *testing.T) {
 				if status.ExitCode() != uint32(i) {
 					t.Errorf("exec %d: status %d (%v)", i, status.ExitCode(), status.Error())
 				}
+				p.IO().Wait()
 				if _, err := p.Delete(e.Context); err != nil {
 					t.Errorf("delete exec %d: %v", i, err)
 				}
