@@ -1,11 +1,11 @@
 #!/bin/bash
 # The Go tests that the file packages lists, each in a directory with its testdata.
-# limit: 1200 s
+# limit: 2400 s
 status=0 none=yes
 while read -r test; do
 	none=
 	cd "$(dirname "$test")" || exit
-	"$test" -test.v -test.timeout 10m || status=$?
+	"$test" -test.v -test.timeout 20m || status=$?
 done < <(find "$VM_GO" -path "$VM_GO/integration" -prune -o -name '*.test' -print | sort)
 [ -z "$none" ] || echo "ok - Go tests # SKIP the file packages lists none"
 exit "$status"
