@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -31,6 +32,14 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// hang blocks for ever. Without something to wait for the Go runtime would take it for a deadlock, and end the
+// program, in builds without cgo.
+func hang() {
+	never := make(chan os.Signal, 1)
+	signal.Notify(never, unix.SIGUSR2)
+	<-never
+}
+
 // runLogger writes what it reads to files in the directory its first argument names.
 func runLogger() {
 	mode, dir := os.Args[1], os.Args[2]
@@ -39,7 +48,7 @@ func runLogger() {
 	case "crash":
 		os.Exit(1)
 	case "hang":
-		select {}
+		hang()
 	}
 	done := make(chan error)
 	for fd, name := range map[uintptr]string{3: "stdout", 4: "stderr"} {
@@ -54,7 +63,7 @@ func runLogger() {
 	identity := os.Getenv("CONTAINER_NAMESPACE") + "/" + os.Getenv("CONTAINER_ID")
 	err = errors.Join(err, os.WriteFile(filepath.Join(dir, "identity"), []byte(identity), 0o600))
 	if mode == "linger" {
-		select {}
+		hang()
 	}
 	if err != nil {
 		os.Exit(1)
