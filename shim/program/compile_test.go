@@ -136,7 +136,16 @@ func TestContainerWithoutProc(t *testing.T) {
 
 func TestHookOrder(t *testing.T) {
 	pl := plan("/root")
-	p, err := Hook(HookInput{Plan: pl, Trees: map[int]*os.File{3: os.Stdin, 4: os.Stdout}, Devices: map[string]*os.File{"/dev/null": os.Stderr}})
+	var trees []*os.File // apart: a test's own streams may be one and the same
+	for range 3 {
+		f, err := os.CreateTemp(t.TempDir(), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = f.Close() })
+		trees = append(trees, f)
+	}
+	p, err := Hook(HookInput{Plan: pl, Trees: map[int]*os.File{3: trees[0], 4: trees[1]}, Devices: map[string]*os.File{"/dev/null": trees[2]}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -150,7 +159,7 @@ func TestHookOrder(t *testing.T) {
 	if diff := cmp.Diff(want, p.Ops()); diff != "" {
 		t.Errorf("operations (-want +got):\n%s", diff)
 	}
-	if got := p.Files(); !slices.Equal(got, []*os.File{os.Stdin, os.Stdout, os.Stderr}) {
+	if got := p.Files(); !slices.Equal(got, trees) {
 		t.Errorf("descriptors: %v", got)
 	}
 	if _, err := Hook(HookInput{Plan: pl}); err == nil || !strings.Contains(err.Error(), "mounts[3]") {
