@@ -226,7 +226,7 @@ func checkPlan(t *testing.T, p *Plan) {
 			t.Errorf("sysctl %q", s.Path)
 		}
 	}
-	if (p.Setup.Hostname != "" || p.Setup.Domainname != "") && p.namespace(specs.UTSNamespace).Mode == NamespaceHost {
+	if (p.Setup.Hostname != "" || p.Setup.Domainname != "") && p.Namespace(specs.UTSNamespace).Mode == NamespaceHost {
 		t.Error("the host would be renamed")
 	}
 	if len(p.Process.Args) == 0 || p.Cgroup.Path == "" || p.Cgroup.Resources == nil {

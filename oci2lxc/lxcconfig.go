@@ -75,13 +75,13 @@ func (c *converter) config() {
 func (c *converter) namespaceItems(add func(key, value string)) {
 	var clone []string
 	for _, ns := range lxcNamespaces {
-		if c.plan.namespace(ns.typ).Mode == NamespaceNew {
+		if c.plan.Namespace(ns.typ).Mode == NamespaceNew {
 			clone = append(clone, ns.name)
 		}
 	}
 	add("lxc.namespace.clone", strings.Join(clone, " "))
 	for _, ns := range lxcNamespaces {
-		if n := c.plan.namespace(ns.typ); n.Mode == NamespaceJoin {
+		if n := c.plan.Namespace(ns.typ); n.Mode == NamespaceJoin {
 			add("lxc.namespace.share."+ns.name, n.Path)
 		}
 	}

@@ -149,7 +149,7 @@ func (c *converter) hostTree(out *Mount) bool {
 // ownsNet says whether the container's user namespace owns its network namespace:
 // both are new, or both are joined, as for the containers of one pod.
 func (c *converter) ownsNet() bool {
-	net, user := c.plan.namespace(specs.NetworkNamespace).Mode, c.plan.namespace(specs.UserNamespace).Mode
+	net, user := c.plan.Namespace(specs.NetworkNamespace).Mode, c.plan.Namespace(specs.UserNamespace).Mode
 	return net == NamespaceNew || net == NamespaceJoin && user == NamespaceJoin
 }
 

@@ -16,8 +16,8 @@ var namespaceTypes = []specs.LinuxNamespaceType{
 	specs.UTSNamespace, specs.NetworkNamespace, specs.CgroupNamespace, specs.TimeNamespace,
 }
 
-// namespace gives the entry of a type; the host's when there is none.
-func (p *Plan) namespace(t specs.LinuxNamespaceType) Namespace {
+// Namespace gives the entry of a type; the host's when there is none.
+func (p *Plan) Namespace(t specs.LinuxNamespaceType) Namespace {
 	for _, ns := range p.Namespaces {
 		if ns.Type == t {
 			return ns
@@ -83,7 +83,7 @@ func knownNamespace(t specs.LinuxNamespaceType) bool {
 // host's: as far as a pure function can tell, since a joined path may lead to the
 // host's all the same.
 func (c *converter) has(t specs.LinuxNamespaceType) bool {
-	return c.plan.namespace(t).Mode != NamespaceHost
+	return c.plan.Namespace(t).Mode != NamespaceHost
 }
 
 // idMap decides the map of the user namespace (config-linux.md#user-namespace-mappings).
@@ -91,7 +91,7 @@ func (c *converter) idMap() {
 	given := &IDMap{UIDs: c.linux.UIDMappings, GIDs: c.linux.GIDMappings}
 	empty := len(given.UIDs) == 0 && len(given.GIDs) == 0
 	field := "linux.uidMappings"
-	switch c.plan.namespace(specs.UserNamespace).Mode {
+	switch c.plan.Namespace(specs.UserNamespace).Mode {
 	case NamespaceHost:
 		if !empty {
 			c.invalid(field, "add {\"type\": \"user\"} to linux.namespaces", "there are mappings, and no user namespace")
@@ -200,7 +200,7 @@ func (c *converter) timeOffsets() {
 		return
 	}
 	const field = "linux.timeOffsets"
-	if c.plan.namespace(specs.TimeNamespace).Mode != NamespaceNew {
+	if c.plan.Namespace(specs.TimeNamespace).Mode != NamespaceNew {
 		c.invalid(field, "add {\"type\": \"time\"} without a path to linux.namespaces", "offsets need a new time namespace")
 		return
 	}

@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
-	"strings"
 
 	"github.com/containerd/containerd/api/events"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -197,22 +195,4 @@ func (c *Container) keyring() string {
 		return ""
 	}
 	return "_ses." + c.id
-}
-
-// parentOf is the parent of a process: the mount hook is a child of PID 1.
-func parentOf(pid int) (int, error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, fmt.Errorf("find PID 1: %w", err)
-	}
-	stat := string(data)
-	fields := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
-	if len(fields) < 2 {
-		return 0, fmt.Errorf("find PID 1: cannot read %q", stat)
-	}
-	ppid, err := strconv.Atoi(fields[1])
-	if err != nil || ppid <= 0 {
-		return 0, fmt.Errorf("find PID 1: cannot read %q", stat)
-	}
-	return ppid, nil
 }

@@ -341,7 +341,7 @@ func (c *Container) watch() {
 	// Where the PID namespace is not the container's own, its other processes live
 	// on; where the monitor was killed, all of them may (engine: parent-death
 	// signals do not reach every process).
-	if killed || namespaceMode(c.plan, specs.PIDNamespace) != oci2lxc.NamespaceNew {
+	if killed || c.plan.Namespace(specs.PIDNamespace).Mode != oci2lxc.NamespaceNew {
 		if err := c.group.Kill(ctx); err != nil && !errors.Is(err, errdefs.ErrNotFound) {
 			c.log.WithError(err).Warn("kill what the container left behind")
 		}
@@ -370,14 +370,4 @@ func (c *Container) waitExecs(ctx context.Context) {
 			c.log.WithField("exec_id", p.execID).WithError(err).Warn("an exec outlives its container")
 		}
 	}
-}
-
-// namespaceMode says where a namespace of the plan comes from.
-func namespaceMode(p *oci2lxc.Plan, t specs.LinuxNamespaceType) oci2lxc.NamespaceMode {
-	for _, ns := range p.Namespaces {
-		if ns.Type == t {
-			return ns.Mode
-		}
-	}
-	return oci2lxc.NamespaceHost
 }

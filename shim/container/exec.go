@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"syscall"
+	"time"
 
 	"github.com/containerd/containerd/api/events"
 	"github.com/containerd/errdefs"
@@ -83,7 +84,7 @@ func (c *Container) startExec(ctx context.Context, p *Process) (_ int, err error
 func (c *Container) failExec(p *Process, streams *stdio.IO) {
 	const couldNotStart = 127
 	_ = p.signal(syscall.SIGKILL) // it may live, if it was the request that ended
-	p.setExited(Exit{Status: couldNotStart, At: now()}, func(Exit) {})
+	p.setExited(Exit{Status: couldNotStart, At: time.Now()}, func(Exit) {})
 	streams.Close()
 }
 
@@ -268,7 +269,7 @@ func (c *Container) deleteExec(ctx context.Context, p *Process) (Exit, error) {
 	}
 	c.closeStreams(ctx, p)
 	// Whoever waits for one that never started waits no longer.
-	p.setExited(Exit{At: now()}, func(Exit) {})
+	p.setExited(Exit{At: time.Now()}, func(Exit) {})
 	exit := p.State().Exit
 	c.emit(deleteEvent(c.id, p.execID, exit))
 	return exit, nil

@@ -102,7 +102,7 @@ func (in *inputs) openCgroups(c *Container, pid int) (map[int]program.CgroupTree
 		if m.Kind != oci2lxc.MountCgroup {
 			continue
 		}
-		own := namespaceMode(c.plan, specs.CgroupNamespace) != oci2lxc.NamespaceHost
+		own := c.plan.Namespace(specs.CgroupNamespace).Mode != oci2lxc.NamespaceHost
 		if c.state.CgroupMode == oci2lxc.CgroupUnified && own {
 			trees[i] = program.CgroupTrees{} // the hook mounts cgroup2 anew
 			continue
@@ -127,10 +127,7 @@ func (in *inputs) openCgroup(c *Container, m oci2lxc.Mount, pid int) (t program.
 			return t, err
 		}
 		in.cgroups = append(in.cgroups, tree)
-		attr := mounttree.Attr{
-			Set:         m.AttrSet | m.RecAttrSet | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC,
-			Propagation: unix.MS_PRIVATE,
-		}
+		attr := mounttree.Attr{Set: m.AttrSet | m.RecAttrSet | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC}
 		if err := mounttree.SetAttr(tree, attr); err != nil {
 			return t, err
 		}

@@ -6,7 +6,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -14,9 +13,6 @@ import (
 	"github.com/pvelxc/pvelxc/shim/netdev"
 	"github.com/pvelxc/pvelxc/shim/rdt"
 )
-
-// now is the time of an exit that we decide ourselves.
-func now() time.Time { return time.Now() }
 
 // setOOMScore writes oom_score_adj (proc(5)), which a process inherits: the shim's
 // own is low, and no container may have it. An equal value is not written, since

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 	"path/filepath"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -76,7 +77,7 @@ func (c *Container) publish(text []byte) error {
 		return nil
 	}
 	dir := filepath.Join(c.dirs.lxcpath, c.dirs.name)
-	if err := makePublic(dir); err != nil {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("publish LXC config: %w", err)
 	}
 	if err := replaceFile(filepath.Join(dir, "config"), text); err != nil {

@@ -101,14 +101,6 @@ func (d dirs) remove() error {
 	return nil
 }
 
-// makePublic makes a directory that a mapped root can walk through.
-func makePublic(dir string) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	return nil
-}
-
 func (s *state) write(path string) error {
 	data, err := json.Marshal(s)
 	if err != nil {
@@ -162,31 +154,4 @@ func refOf(pid int) (*procRef, error) {
 		return nil, err
 	}
 	return &procRef{Pid: pid, StartTime: start}, nil
-}
-
-// startTime reads field 22 of /proc/PID/stat (proc(5)). The command name before
-// it may hold blanks and parentheses, so fields are counted from the last ')'.
-func startTime(pid int) (uint64, error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, fmt.Errorf("read start time: %w", err)
-	}
-	return parseStartTime(string(data))
-}
-
-func parseStartTime(stat string) (uint64, error) {
-	i := strings.LastIndexByte(stat, ')')
-	if i < 0 {
-		return 0, fmt.Errorf("read start time: no command name in %q", stat)
-	}
-	fields := strings.Fields(stat[i+1:])
-	const starttime = 22 - 3 // the first field after the name is number 3
-	if len(fields) <= starttime {
-		return 0, fmt.Errorf("read start time: only %d fields in %q", len(fields), stat)
-	}
-	n, err := strconv.ParseUint(fields[starttime], 10, 64)
-	if err != nil {
-		return 0, fmt.Errorf("read start time: %w", err)
-	}
-	return n, nil
 }

@@ -53,26 +53,6 @@ func TestStateOfTheFutureIsRefused(t *testing.T) {
 	}
 }
 
-func TestParseStartTime(t *testing.T) {
-	rest := " S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242 20"
-	for _, name := range []string{"sh", "a b", "a) R 1 (b", ")"} {
-		got, err := parseStartTime("17 (" + name + ")" + rest)
-		if err != nil || got != 4242 {
-			t.Errorf("start time of process %q: %d, %v; want 4242", name, got, err)
-		}
-	}
-	for _, bad := range []string{"", "1 (x", "1 (x) S 1", "1 (x)" + strings.Replace(rest, "4242", "x", 1)} {
-		if _, err := parseStartTime(bad); err == nil {
-			t.Errorf("start time of %q: no error", bad)
-		}
-	}
-}
-
-func FuzzParseStartTime(f *testing.F) {
-	f.Add("17 (a) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242 20")
-	f.Fuzz(func(t *testing.T, stat string) { _, _ = parseStartTime(stat) })
-}
-
 // A process is ended by its reference, and another that has got its pid is not.
 func TestProcRefEndsOnlyItsOwn(t *testing.T) {
 	start := func() *exec.Cmd {

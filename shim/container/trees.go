@@ -23,8 +23,8 @@ func (f files) close() {
 }
 
 // openTrees makes the detached mounts that the plan's mounts need from the host,
-// by index into plan.Mounts. They are complete: attributes, id map and propagation
-// are set, because the mount hook only moves them.
+// by index into plan.Mounts. Attributes and id map are set; the mount hook sets the
+// propagation and moves them.
 func openTrees(plan *oci2lxc.Plan) (_ map[int]*os.File, err error) {
 	trees := make(map[int]*os.File)
 	defer func() {
@@ -72,8 +72,8 @@ func openTree(m oci2lxc.Mount, containerMap *oci2lxc.IDMap) (tree *os.File, err 
 }
 
 // setTreeAttrs applies what the mount wants for itself, then what it wants for all
-// mounts below, then the propagation: a clone is a peer of the host's mount until
-// something else is said.
+// mounts below. A clone stays a peer of the host's mount until the mount hook sets
+// the propagation, just before it moves the tree (program.Hook).
 func setTreeAttrs(tree *os.File, m oci2lxc.Mount, containerMap *oci2lxc.IDMap) error {
 	own := mounttree.Attr{Set: m.AttrSet, Clear: m.AttrClear}
 	if m.IDMap != nil {
@@ -96,11 +96,7 @@ func setTreeAttrs(tree *os.File, m oci2lxc.Mount, containerMap *oci2lxc.IDMap) e
 	if err := mounttree.SetAttr(tree, own); err != nil {
 		return err
 	}
-	below := mounttree.Attr{Set: m.RecAttrSet, Clear: m.RecAttrClear, Recursive: true}
-	if err := mounttree.SetAttr(tree, below); err != nil {
-		return err
-	}
-	return mounttree.SetAttr(tree, mounttree.Attr{Propagation: m.Propagation, Recursive: m.PropagationRecursive})
+	return mounttree.SetAttr(tree, mounttree.Attr{Set: m.RecAttrSet, Clear: m.RecAttrClear, Recursive: true})
 }
 
 // openUserNS makes a user namespace that has the given map and no process.
@@ -153,9 +149,6 @@ func openDeviceTrees(plan *oci2lxc.Plan) (_ map[string]*os.File, err error) {
 		if st.Mode&unix.S_IFMT != kind || int64(unix.Major(st.Rdev)) != d.Major || int64(unix.Minor(st.Rdev)) != d.Minor {
 			return nil, fmt.Errorf("device %s: the host's is %d:%d and not the %c %d:%d asked for",
 				d.Path, unix.Major(st.Rdev), unix.Minor(st.Rdev), d.Type, d.Major, d.Minor)
-		}
-		if err := mounttree.SetAttr(tree, mounttree.Attr{Propagation: unix.MS_PRIVATE}); err != nil {
-			return nil, fmt.Errorf("device %s: %w", d.Path, err)
 		}
 	}
 	return trees, nil

@@ -68,7 +68,7 @@ func Hook(in HookInput) (*Program, error) {
 	// As every runtime does, and before any hook: what configures the network from
 	// outside (CNI without its loopback plugin) relies on it. Whoever made a namespace
 	// that is joined has done it there.
-	if namespaceMode(in.Plan, specs.NetworkNamespace) == oci2lxc.NamespaceNew {
+	if in.Plan.Namespace(specs.NetworkNamespace).Mode == oci2lxc.NamespaceNew {
 		b.For("linux.namespaces").Loopback()
 	}
 	if !hasProc(in.Plan) {
@@ -102,19 +102,10 @@ func hasProc(p *oci2lxc.Plan) bool {
 	return slices.ContainsFunc(p.Mounts, func(m oci2lxc.Mount) bool { return m.Destination == "/proc" })
 }
 
-func namespaceMode(p *oci2lxc.Plan, t specs.LinuxNamespaceType) oci2lxc.NamespaceMode {
-	for _, ns := range p.Namespaces {
-		if ns.Type == t {
-			return ns.Mode
-		}
-	}
-	return oci2lxc.NamespaceHost
-}
-
 // needsCgroupNamespace tells whether the hook mounts cgroup2 itself: a new mount
 // shows the group of the namespace it is made in.
 func needsCgroupNamespace(in HookInput) bool {
-	if namespaceMode(in.Plan, specs.CgroupNamespace) != oci2lxc.NamespaceNew {
+	if in.Plan.Namespace(specs.CgroupNamespace).Mode != oci2lxc.NamespaceNew {
 		return false
 	}
 	for i, m := range in.Plan.Mounts {
@@ -208,7 +199,7 @@ func (b *Builder) cgroup(in HookInput, i int) error {
 		}
 	case c.Unified != nil:
 		b.MountTree(c.Unified, "cgroup2", m.Destination, unix.MS_PRIVATE, true)
-	case namespaceMode(in.Plan, specs.CgroupNamespace) == oci2lxc.NamespaceHost:
+	case in.Plan.Namespace(specs.CgroupNamespace).Mode == oci2lxc.NamespaceHost:
 		// A new mount would show the host's whole hierarchy.
 		return fmt.Errorf("mounts[%d]: a tree of the container's cgroup is missing", m.Index)
 	default:

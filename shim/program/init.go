@@ -82,10 +82,10 @@ func (b *Builder) namespaces(in InitInput) {
 	for _, j := range in.Join {
 		b.Setns(j.File, namespaceFlags[j.Type])
 	}
-	if namespaceMode(in.Plan, specs.CgroupNamespace) == oci2lxc.NamespaceNew {
+	if in.Plan.Namespace(specs.CgroupNamespace).Mode == oci2lxc.NamespaceNew {
 		b.UnshareCgroup()
 	}
-	if namespaceMode(in.Plan, specs.TimeNamespace) == oci2lxc.NamespaceNew {
+	if in.Plan.Namespace(specs.TimeNamespace).Mode == oci2lxc.NamespaceNew {
 		b.For("linux.timeOffsets").TimeNamespace(in.Plan.Setup.TimeOffsets)
 	}
 }
