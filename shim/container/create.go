@@ -198,11 +198,9 @@ func (c *Container) openPath() error {
 	if c.plan.IDMap == nil {
 		return nil
 	}
-	gid := -1
-	for _, m := range c.plan.IDMap.GIDs {
-		if m.ContainerID == 0 {
-			gid = int(m.HostID)
-		}
+	gid := -1 // chown(2): leave it
+	if root, ok := hostID(c.plan.IDMap.GIDs, 0); ok {
+		gid = int(root)
 	}
 	if err := os.Chown(c.bundle, -1, gid); err != nil {
 		return fmt.Errorf("open the bundle to the container's root: %w", err)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/pvelxc/pvelxc/oci2lxc"
@@ -69,13 +70,13 @@ func needsMap(target string, ids *oci2lxc.IDMap) (bool, error) {
 	if err := unix.Stat(target, &st); err != nil {
 		return false, fmt.Errorf("rootfs %s: %w", target, err)
 	}
-	root, ok := hostID(ids, 0)
+	root, ok := hostID(ids.UIDs, 0)
 	return ok && root != 0 && st.Uid == 0, nil
 }
 
-// hostID is the uid on the host of a uid in the container.
-func hostID(ids *oci2lxc.IDMap, id uint32) (uint32, bool) {
-	for _, m := range ids.UIDs {
+// hostID is the id on the host of an id in the container.
+func hostID(ids []specs.LinuxIDMapping, id uint32) (uint32, bool) {
+	for _, m := range ids {
 		if id >= m.ContainerID && id-m.ContainerID < m.Size {
 			return m.HostID + (id - m.ContainerID), true
 		}
@@ -177,15 +178,16 @@ func mountMappedOverlay(mounts []*types.Mount, target string, ids *oci2lxc.IDMap
 // ids: with the host's, which the mapped upper directory cannot store, overlay could
 // make nothing in it and would be read-only. All capabilities stay.
 func becomeRootOf(ids *oci2lxc.IDMap) error {
-	root, ok := hostID(ids, 0)
-	if !ok {
+	uid, mapped := hostID(ids.UIDs, 0)
+	gid, too := hostID(ids.GIDs, 0)
+	if !mapped || !too {
 		return nil
 	}
-	if _, err := unix.SetfsgidRetGid(int(root)); err != nil {
-		return fmt.Errorf("take group %d: %w", root, err)
+	if _, err := unix.SetfsgidRetGid(int(gid)); err != nil {
+		return fmt.Errorf("take group %d: %w", gid, err)
 	}
-	if _, err := unix.SetfsuidRetUid(int(root)); err != nil {
-		return fmt.Errorf("take user %d: %w", root, err)
+	if _, err := unix.SetfsuidRetUid(int(uid)); err != nil {
+		return fmt.Errorf("take user %d: %w", uid, err)
 	}
 	// A filesystem uid other than 0 drops some from the effective set (capabilities(7)).
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}

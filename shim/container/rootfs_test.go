@@ -6,7 +6,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
-	"github.com/pvelxc/pvelxc/oci2lxc"
 	"github.com/pvelxc/pvelxc/shim/mounttree"
 )
 
@@ -38,10 +37,10 @@ func TestParseOverlay(t *testing.T) {
 }
 
 func TestHostID(t *testing.T) {
-	ids := &oci2lxc.IDMap{UIDs: []specs.LinuxIDMapping{
+	ids := []specs.LinuxIDMapping{
 		{ContainerID: 0, HostID: 100000, Size: 1000},
 		{ContainerID: 2000, HostID: 5, Size: 1},
-	}}
+	}
 	for id, want := range map[uint32]uint32{0: 100000, 999: 100999, 2000: 5} {
 		if got, ok := hostID(ids, id); !ok || got != want {
 			t.Errorf("id %d is %d, %v on the host; want %d", id, got, ok, want)
