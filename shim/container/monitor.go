@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/pvelxc/pvelxc/shim/mounttree"
+	"github.com/pvelxc/pvelxc/internal/mounttree"
 	"github.com/pvelxc/pvelxc/shim/program"
 	"github.com/pvelxc/pvelxc/shim/reaper"
 	"github.com/pvelxc/pvelxc/shim/stdio"

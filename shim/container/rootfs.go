@@ -12,8 +12,8 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/pvelxc/pvelxc/internal/mounttree"
 	"github.com/pvelxc/pvelxc/oci2lxc"
-	"github.com/pvelxc/pvelxc/shim/mounttree"
 )
 
 // mountRootfs puts the container's root at target, from the mounts that the

@@ -6,7 +6,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
-	"github.com/pvelxc/pvelxc/shim/mounttree"
+	"github.com/pvelxc/pvelxc/internal/mounttree"
 )
 
 func TestParseOverlay(t *testing.T) {

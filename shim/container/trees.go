@@ -9,8 +9,8 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/pvelxc/pvelxc/internal/mounttree"
 	"github.com/pvelxc/pvelxc/oci2lxc"
-	"github.com/pvelxc/pvelxc/shim/mounttree"
 )
 
 // files is a set of descriptors that live and die together.
