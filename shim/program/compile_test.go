@@ -42,7 +42,7 @@ func plan(root string) *oci2lxc.Plan {
 		},
 		Process: oci2lxc.Process{
 			Args: []string{"sh", "-c", "id -u; id -g; hostname; cat /proc/sys/net/ipv4/ip_forward /proc/timer_list /data/hello /tmp/started; touch /x /data/x 2>&1; readlink /dev/fd; stat -c %F:%u /dev/fifo; echo $HOME; pwd; exit 3"},
-			Env:  []string{"PATH=/none", "PATH=/bin"}, Cwd: "/work/dir", UID: 1000, GID: 1000,
+			Env:  []string{"PATH=/none", "PATH=/bin"}, Cwd: "/srv/dir", UID: 1000, GID: 1000,
 			Rlimits:         []oci2lxc.Rlimit{{Resource: unix.RLIMIT_CORE}},
 			NoNewPrivileges: true,
 		},
@@ -99,7 +99,7 @@ func wholeContainer(t *testing.T, o options) {
 		t.Fatal(err)
 	}
 	_ = r.wait()
-	want := "1000\n1000\nbox\n1\nhello\nstarted\ntouch: /x: Read-only file system\ntouch: /data/x: Read-only file system\n/proc/self/fd\nfifo:3\n/\n/work/dir\n"
+	want := "1000\n1000\nbox\n1\nhello\nstarted\ntouch: /x: Read-only file system\ntouch: /data/x: Read-only file system\n/proc/self/fd\nfifo:3\n/\n/srv/dir\n"
 	if diff := cmp.Diff(want, r.out.String()); diff != "" {
 		t.Errorf("output (-want +got):\n%s", diff)
 	}
@@ -223,15 +223,15 @@ func TestInitOrder(t *testing.T) {
 	pl.Process.AppArmorProfile = "p"
 	before := []string{
 		"receive descriptors", "create the cgroup namespace (linux.namespaces)", "set host name box (hostname)",
-		`set sysctl net/ipv4/ip_forward to "1" (linux.sysctl)`, "make directory /work/dir (process.cwd)", "open a terminal (process.terminal)",
+		`set sysctl net/ipv4/ip_forward to "1" (linux.sysctl)`, "make directory /srv/dir (process.cwd)", "open a terminal (process.terminal)",
 		"make /proc/sys read-only (linux.readonlyPaths)", "mask /proc/timer_list (linux.maskedPaths)", "mask /proc/irq (linux.maskedPaths)",
 		"set the propagation of mounts", "change the root mount (root.readonly)", `find "sh" (process.args)`, "wait for the shim",
 		"run hook /bin/sh (hooks.startContainer[0])", "set umask 022 (process.user.umask)", "give stdio to uid 1000 (process.user)",
-		`set AppArmor profile "p" (process.apparmorProfile)`, "find the home directory of uid 1000 (process.user.uid)", "change to directory /work/dir (process.cwd)",
+		`set AppArmor profile "p" (process.apparmorProfile)`, "find the home directory of uid 1000 (process.user.uid)", "change to directory /srv/dir (process.cwd)",
 	}
 	after := []string{
 		"open the exec pipe", "set limit RLIMIT_CORE to 0:0 (process.rlimits)", "change to user 1000:1000 (process.user)",
-		"change to directory /work/dir (process.cwd)", "reset signals", "load the seccomp filter (linux.seccomp)",
+		"change to directory /srv/dir (process.cwd)", "reset signals", "load the seccomp filter (linux.seccomp)",
 	}
 	for name, c := range map[string]struct {
 		nnp  bool
