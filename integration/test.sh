@@ -40,7 +40,7 @@ if [[ ${INTEGRATION:-1} != 0 ]]; then
 	section "integration tests: containerd, LXC, and runc as the reference; the shim with the race detector"
 	mkdir -p "$repo/out/race"
 	cp -f "$repo"/bin/pvelxc* "$repo/out/race/"
-	CGO_ENABLED=1 go build -race -o "$repo/out/race/" ./cmd/containerd-shim-pvelxc-v2
+	CGO_ENABLED=1 go build -race -o "$repo/out/race/" ./cmd/containerd-shim-pvelxc-v2 ./cmd/pvelxc-shim
 	PVELXC_BIN=$repo/out/race record integration go -C integration test -timeout 40m -json ./...
 fi
 

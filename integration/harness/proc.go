@@ -103,7 +103,7 @@ func (c *Container) Shim(t testing.TB) int {
 			inodes["socket:["+fields[6]+"]"] = true
 		}
 	}
-	for _, pid := range Programs("containerd-shim-*") {
+	for _, pid := range append(Programs("containerd-shim-*"), Programs("pvelxc-shim")...) {
 		for _, target := range OpenFiles(pid) {
 			if inodes[target] {
 				return pid

@@ -48,7 +48,7 @@ var operations = []operation{
 type victim struct{ name, program, argument string }
 
 var victims = []victim{
-	{"shim", "containerd-shim-pvelxc-v2", "serve"},
+	{"shim", "pvelxc-shim", "serve"},
 	{"start", "containerd-shim-pvelxc-v2", "start"},
 	{"monitor", "pvelxc-monitor", ""},
 	{"init", "pvelxc-init", ""},

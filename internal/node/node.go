@@ -8,13 +8,13 @@ import (
 
 	"github.com/pvelxc/pvelxc/internal/config"
 	"github.com/pvelxc/pvelxc/oci2lxc"
-	"github.com/pvelxc/pvelxc/shim/bootstrap"
 	"github.com/pvelxc/pvelxc/shim/container"
+	"github.com/pvelxc/pvelxc/shim/server"
 )
 
 // Engine is what the shim program runs on.
-func Engine() bootstrap.Engine {
-	return bootstrap.Engine{Create: Create, Cleanup: Cleanup, Started: Started}
+func Engine() server.Engine {
+	return server.Engine{Create: Create, Cleanup: Cleanup, Started: Started}
 }
 
 // Create makes a container with the node's settings, and those of its runtime

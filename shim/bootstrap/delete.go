@@ -1,100 +1,46 @@
 package bootstrap
 
 import (
-	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"time"
 
-	api "github.com/containerd/containerd/api/runtime/task/v2"
-	"github.com/containerd/errdefs"
-	"github.com/containerd/log"
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/emptypb"
-	"google.golang.org/protobuf/types/known/timestamppb"
+	"golang.org/x/sys/unix"
 
-	"github.com/pvelxc/pvelxc/shim/container"
+	"github.com/pvelxc/pvelxc/shim/layout"
 )
 
-type empty = emptypb.Empty
-
-// deleteTimeout leaves a little of the five seconds containerd gives to this command.
-const deleteTimeout = 4500 * time.Millisecond
-
-// delete removes what is left of a container and prints its exit. containerd runs it when it has lost the shim, and also after each
-// regular deletion: then nothing is left, and it must be quick.
-func (in *invocation) delete(ctx context.Context, stdout io.Writer) error {
-	ctx, cancel := context.WithTimeout(ctx, deleteTimeout)
-	defer cancel()
-	bundle := in.bundle
+// delete answers for a container of which nothing is left: containerd runs `delete` after each regular deletion, too. done is false
+// when there is something to do, or when it cannot be told.
+func (in *Invocation) delete(stdout io.Writer) (done bool, err error) {
+	bundle := in.Bundle
 	if bundle == "" {
-		var err error
-		if bundle, err = os.Getwd(); err != nil {
-			return fmt.Errorf("find bundle: %w", err)
-		}
+		bundle = "."
 	}
-	if err := in.release(ctx, bundle); err != nil {
-		log.G(ctx).WithError(err).Warn("shim does not let go of the container")
+	if exists(layout.Home(layout.Root, in.Namespace, in.ID)) {
+		return false, nil
 	}
-	exit, err := in.engine.Cleanup(ctx, container.CleanupConfig{ID: in.id, Namespace: in.namespace, Bundle: bundle})
-	if err != nil {
-		return fmt.Errorf("clean up container %s: %w", in.id, err)
+	if socket, ok := ParseAddress(ReadAddress(bundle)); ok && exists(socket.Path()) {
+		return false, nil // a shim that lives, or whose socket must go
 	}
-	data, err := proto.Marshal(&api.DeleteResponse{Pid: uint32(exit.Pid), ExitStatus: exit.Status, ExitedAt: timestamppb.New(exit.At)})
-	if err != nil {
-		return fmt.Errorf("encode answer: %w", err)
+	// What is mounted where no container is was never taken over by a shim. The call is the test: it changes nothing where nothing is
+	// mounted, and only what must be done where something is.
+	err = unix.Unmount(filepath.Join(bundle, "rootfs"), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+		return false, nil
 	}
-	if _, err := stdout.Write(data); err != nil {
-		return fmt.Errorf("answer: %w", err)
+	const killed = 128 + uint32(unix.SIGKILL)
+	if _, err := stdout.Write(encodeDeleted(0, killed, time.Now())); err != nil {
+		return false, fmt.Errorf("answer: %w", err)
 	}
-	return nil
+	return true, nil
 }
 
-// release deals with the container's shim. A live one, which a containerd that died during a start never got to know, gives the
-// container up and ends if it was its last. The socket of a dead one is removed.
-func (in *invocation) release(ctx context.Context, bundle string) error {
-	socket, ok := parseAddress(readAddress(bundle))
-	if !ok {
-		return nil
-	}
-	if _, err := os.Lstat(socket.path()); err != nil {
-		return nil // the usual case: the shim has ended in peace
-	}
-	for pause := time.Millisecond; ; pause *= 2 {
-		running, err := dial(ctx, socket.path(), in.namespace)
-		if err != nil {
-			return err
-		}
-		if running == nil {
-			break
-		}
-		err = running.discard(ctx, in.id)
-		running.close()
-		if !errdefs.IsUnavailable(err) {
-			return err
-		}
-		// A process that is being killed takes connections for a moment longer than it answers.
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-			return err
-		}
-	}
-	unlock, err := socket.lock()
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	// Again under the lock: a new shim may have taken the place meanwhile.
-	running, err := dial(ctx, socket.path(), in.namespace)
-	if err != nil {
-		return err
-	}
-	if running != nil {
-		running.close()
-		return nil
-	}
-	socket.remove()
-	return nil
+// exists is also true of what cannot be looked at.
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return !errors.Is(err, os.ErrNotExist)
 }

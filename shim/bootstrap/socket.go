@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,12 +15,15 @@ import (
 
 const scheme = "unix://"
 
-// socket is the path of a shim's socket.
-type socket string
+// backlog is how many connections wait for a shim that does not serve yet; the kernel lowers it to its own limit.
+const backlog = 4096
+
+// Socket is the path of a shim's socket.
+type Socket string
 
 // socketFor names the socket of a group by a hash, as containerd's own shims do; the runtime's name keeps us off theirs. dir must be
 // short: the kernel takes 107 bytes.
-func socketFor(dir, containerd, namespace, group string) (socket, error) {
+func socketFor(dir, containerd, namespace, group string) (Socket, error) {
 	if !filepath.IsAbs(dir) {
 		return "", fmt.Errorf("socket directory %q is not absolute: %w", dir, errdefs.ErrInvalidArgument)
 	}
@@ -31,22 +33,27 @@ func socketFor(dir, containerd, namespace, group string) (socket, error) {
 		return "", fmt.Errorf("socket path %s is longer than %d bytes: %w (hint: shorten socket_dir in containerd's config)", path, limit,
 			errdefs.ErrInvalidArgument)
 	}
-	return socket(path), nil
+	return Socket(path), nil
 }
 
-// parseAddress is the inverse of address.
-func parseAddress(address string) (socket, bool) {
+// ParseAddress is the inverse of Address.
+func ParseAddress(address string) (Socket, bool) {
 	path, ok := strings.CutPrefix(address, scheme)
-	return socket(path), ok && filepath.IsAbs(path)
+	return Socket(path), ok && filepath.IsAbs(path)
 }
 
-func (s socket) path() string    { return string(s) }
-func (s socket) address() string { return scheme + string(s) }
-func (s socket) remove()         { _ = os.Remove(string(s)) }
+// Path is the socket's place in the filesystem.
+func (s Socket) Path() string { return string(s) }
 
-// lock keeps other starts and deletes off the sockets of the directory: two of them must not both find a dead socket, or one remove
+// Address is the path as containerd has it.
+func (s Socket) Address() string { return scheme + string(s) }
+
+// Remove takes the name away; who is connected stays connected.
+func (s Socket) Remove() { _ = os.Remove(string(s)) }
+
+// Lock keeps other starts and deletes off the sockets of the directory: two of them must not both find a dead socket, or one remove
 // what the other has just made. The directory itself is locked, so no lock file is left behind.
-func (s socket) lock() (unlock func(), err error) {
+func (s Socket) Lock() (unlock func(), err error) {
 	path := filepath.Dir(string(s))
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, fmt.Errorf("create socket directory: %w", err)
@@ -68,24 +75,30 @@ func (s socket) lock() (unlock func(), err error) {
 }
 
 // listen makes the socket, in place of a dead one. The caller holds the lock and has found nobody serving it.
-func (s socket) listen() (*os.File, error) {
+func (s Socket) listen() (*os.File, error) {
 	if err := os.Remove(string(s)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("remove dead socket: %w", err)
 	}
-	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: string(s), Net: "unix"})
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("create shim socket: %w", err)
 	}
-	listener.SetUnlinkOnClose(false) // the spawned shim goes on listening
-	defer listener.Close()
-	if err := os.Chmod(string(s), 0o600); err != nil {
-		s.remove()
-		return nil, fmt.Errorf("create shim socket: %w", err)
-	}
-	file, err := listener.File()
-	if err != nil {
-		s.remove()
+	file := os.NewFile(uintptr(fd), string(s))
+	if err := s.bind(fd); err != nil {
+		_ = file.Close()
+		s.Remove()
 		return nil, fmt.Errorf("create shim socket: %w", err)
 	}
 	return file, nil
+}
+
+func (s Socket) bind(fd int) error {
+	// The mode of the name is that of the socket, less the umask, so it is never wider.
+	if err := unix.Fchmod(fd, 0o600); err != nil {
+		return err
+	}
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: string(s)}); err != nil {
+		return err
+	}
+	return unix.Listen(fd, backlog)
 }

@@ -1,7 +1,6 @@
 package bootstrap
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -12,21 +11,27 @@ import (
 	"strings"
 	"syscall"
 
-	api "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	"github.com/containerd/errdefs"
-	"google.golang.org/protobuf/proto"
 )
 
 const (
 	// addressFile holds the shim's address in the bundle: containerd 1.7 finds the shim by it after a restart, `delete` always.
 	addressFile = "address"
-	// ttrpcEnv and grpcEnv are how containerd tells its sockets.
-	ttrpcEnv = "TTRPC_ADDRESS"
+	// TTRPCEnv is how containerd tells its ttrpc socket, grpcEnv its other one.
+	TTRPCEnv = "TTRPC_ADDRESS"
 	grpcEnv  = "GRPC_ADDRESS"
 	// defaultSocketDir is containerd's, unless the parameters name another.
 	defaultSocketDir = "/run/containerd/s"
 	// maxInput bounds what is read from standard input.
 	maxInput = 10 << 20
+	// processors is GOMAXPROCS of the shim: a second one for requests while output is being copied.
+	processors = 2
+)
+
+// Descriptors that the spawned shim finds: its listening socket, and the pipe by which it learns that containerd knows the address.
+const (
+	ListenerFD = 3
+	LeashFD    = 4
 )
 
 // groupAnnotations name the containers that share a shim, by rising precedence last: the first found counts.
@@ -43,26 +48,26 @@ type parameters struct {
 }
 
 // start finds or spawns the shim of the container's group and prints its address. The working directory is the bundle.
-func (in *invocation) start(ctx context.Context, stdin io.Reader, stdout io.Writer) error {
+func (in *Invocation) start(stdin io.Reader, stdout io.Writer) error {
 	input, err := io.ReadAll(io.LimitReader(stdin, maxInput))
 	if err != nil {
 		return fmt.Errorf("read parameters: %w", err)
 	}
 	p := in.parameters(input)
-	group, err := groupOf("config.json", in.id)
+	group, err := groupOf("config.json", in.ID)
 	if err != nil {
 		return err
 	}
-	socket, err := socketFor(p.socketDir, p.grpc, in.namespace, group)
+	socket, err := socketFor(p.socketDir, p.grpc, in.Namespace, group)
 	if err != nil {
 		return err
 	}
-	unlock, err := socket.lock()
+	unlock, err := socket.Lock()
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	version, err := in.join(ctx, socket)
+	version, err := in.ask(socket)
 	if err != nil {
 		return err
 	}
@@ -73,10 +78,10 @@ func (in *invocation) start(ctx context.Context, stdin io.Reader, stdout io.Writ
 			return err
 		}
 	}
-	if err := writeAddress(socket.address()); err != nil {
+	if err := writeAddress(socket.Address()); err != nil {
 		return err
 	}
-	if err := answer(stdout, p.modern, version, socket.address()); err != nil {
+	if err := answer(stdout, p.modern, version, socket.Address()); err != nil {
 		return err
 	}
 	release()
@@ -85,28 +90,28 @@ func (in *invocation) start(ctx context.Context, stdin io.Reader, stdout io.Writ
 
 // parameters reads what containerd 2.3 and newer send on standard input. Older ones send runtime options, or nothing; options could
 // pass for parameters by accident, but not with the ids of the command line.
-func (in *invocation) parameters(input []byte) parameters {
+func (in *Invocation) parameters(input []byte) parameters {
 	p := parameters{
-		debug:     in.debug,
+		debug:     in.Debug,
 		socketDir: defaultSocketDir,
-		ttrpc:     os.Getenv(ttrpcEnv),
-		grpc:      in.address,
-		binary:    in.publishBinary,
+		ttrpc:     os.Getenv(TTRPCEnv),
+		grpc:      in.Address,
+		binary:    in.PublishBinary,
 	}
-	var given api.BootstrapParams
-	if proto.Unmarshal(input, &given) != nil || given.InstanceID != in.id || given.Namespace != in.namespace {
+	given, err := decodeParams(input)
+	if err != nil || given.id != in.ID || given.namespace != in.Namespace {
 		return p
 	}
 	p.modern = true
-	p.debug = p.debug || given.LogLevel <= api.LogLevel_LOG_LEVEL_DEBUG
+	p.debug = p.debug || given.level <= levelDebug
 	for _, field := range []struct {
 		to   *string
 		from string
 	}{
-		{&p.socketDir, given.GetSocketDir()},
-		{&p.ttrpc, given.ContainerdTtrpcAddress},
-		{&p.grpc, given.ContainerdGrpcAddress},
-		{&p.binary, given.ContainerdBinary},
+		{&p.socketDir, given.socketDir},
+		{&p.ttrpc, given.ttrpc},
+		{&p.grpc, given.grpc},
+		{&p.binary, given.binary},
 	} {
 		if field.from != "" {
 			*field.to = field.from
@@ -136,19 +141,9 @@ func groupOf(path, id string) (string, error) {
 	return id, nil
 }
 
-// join asks the shim that serves socket for its version; 0 when there is none. The caller holds the socket's lock.
-func (in *invocation) join(ctx context.Context, socket socket) (version int32, err error) {
-	running, err := dial(ctx, socket.path(), in.namespace)
-	if err != nil || running == nil {
-		return 0, err
-	}
-	defer running.close()
-	return running.version(ctx, in.id)
-}
-
 // spawn starts the long-lived shim. Its socket exists when spawn returns, and connections wait there until it serves. It ends again
 // unless release is called before this process ends: nobody knows of a shim whose start could not answer.
-func (in *invocation) spawn(socket socket, p parameters) (release func(), err error) {
+func (in *Invocation) spawn(socket Socket, p parameters) (release func(), err error) {
 	listener, err := socket.listen()
 	if err != nil {
 		return nil, err
@@ -156,19 +151,19 @@ func (in *invocation) spawn(socket socket, p parameters) (release func(), err er
 	defer func() {
 		_ = listener.Close()
 		if err != nil {
-			socket.remove()
+			socket.Remove()
 		}
 	}()
-	self, err := os.Executable()
+	program, err := shimProgram()
 	if err != nil {
-		return nil, fmt.Errorf("find own program: %w", err)
+		return nil, err
 	}
 	leash, hold, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("start shim: %w", err)
 	}
 	defer leash.Close()
-	args := []string{"-namespace", in.namespace, "-id", in.id, "-address", p.grpc, "-publish-binary", p.binary}
+	args := []string{"-namespace", in.Namespace, "-id", in.ID, "-address", p.grpc, "-publish-binary", p.binary}
 	if p.debug {
 		args = append(args, "-debug")
 	}
@@ -179,7 +174,7 @@ func (in *invocation) spawn(socket socket, p parameters) (release func(), err er
 	}
 	defer null.Close()
 	// Not os/exec: it would fork a child first to see whether pidfds work, and this program has nothing to wait for.
-	pid, err := syscall.ForkExec(self, append(append([]string{self}, args...), "serve"), &syscall.ProcAttr{
+	pid, err := syscall.ForkExec(program, append(append([]string{program}, args...), "serve"), &syscall.ProcAttr{
 		Env:   environment(os.Environ(), p),
 		Files: []uintptr{null.Fd(), null.Fd(), null.Fd(), listener.Fd(), leash.Fd()},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
@@ -201,14 +196,14 @@ func environment(environ []string, p parameters) []string {
 	env := slices.DeleteFunc(slices.Clone(environ), func(variable string) bool {
 		name, _, _ := strings.Cut(variable, "=")
 		switch name {
-		case "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "GOMAXPROCS", ttrpcEnv, grpcEnv:
+		case "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "GOMAXPROCS", TTRPCEnv, grpcEnv:
 			return true
 		}
 		return false
 	})
 	// Each processor of the Go scheduler costs memory, and a shim waits most of the time. It is set here because a change at run
 	// time stops the world and keeps the memory.
-	return append(env, "GOMAXPROCS="+strconv.Itoa(processors), ttrpcEnv+"="+p.ttrpc, grpcEnv+"="+p.grpc)
+	return append(env, "GOMAXPROCS="+strconv.Itoa(processors), TTRPCEnv+"="+p.ttrpc, grpcEnv+"="+p.grpc)
 }
 
 // adjustOOMScore makes the shim a likelier victim of the OOM killer than containerd, our parent, by one.
@@ -242,8 +237,8 @@ func writeAddress(address string) error {
 	return nil
 }
 
-// readAddress finds what writeAddress left in a bundle; empty if there is nothing.
-func readAddress(bundle string) string {
+// ReadAddress finds what writeAddress left in a bundle; empty if there is nothing.
+func ReadAddress(bundle string) string {
 	data, _ := os.ReadFile(filepath.Join(bundle, addressFile))
 	return string(data)
 }
@@ -253,10 +248,7 @@ func readAddress(bundle string) string {
 func answer(stdout io.Writer, modern bool, version int32, address string) error {
 	data := []byte(address)
 	if modern {
-		var err error
-		if data, err = proto.Marshal(&api.BootstrapResult{Version: version, Address: address, Protocol: "ttrpc"}); err != nil {
-			return fmt.Errorf("encode answer: %w", err)
-		}
+		data = encodeResult(version, address)
 	}
 	if _, err := stdout.Write(data); err != nil {
 		return fmt.Errorf("answer: %w", err)

@@ -6,11 +6,11 @@ import (
 	"path/filepath"
 
 	"github.com/pvelxc/pvelxc/oci2lxc"
+	"github.com/pvelxc/pvelxc/shim/layout"
 )
 
-// DefaultRoot is where running containers keep their state; it is on a tmpfs, so
-// a host reboot leaves nothing behind.
-const DefaultRoot = "/run/pvelxc"
+// DefaultRoot is where running containers keep their state.
+const DefaultRoot = layout.Root
 
 // Settings are the administrator's choices for one container.
 type Settings struct {

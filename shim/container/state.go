@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/pvelxc/pvelxc/oci2lxc"
+	"github.com/pvelxc/pvelxc/shim/layout"
 	"github.com/pvelxc/pvelxc/shim/rdt"
 )
 
@@ -64,8 +65,8 @@ type dirs struct {
 }
 
 func dirsOf(root, namespace, id string) dirs {
-	lxcpath := filepath.Join(root, "lxc", namespace)
-	return dirs{home: filepath.Join(lxcpath, id), lxcpath: lxcpath, name: id}
+	home := layout.Home(root, namespace, id)
+	return dirs{home: home, lxcpath: filepath.Dir(home), name: id}
 }
 
 func (d dirs) state() string  { return filepath.Join(d.home, "state.json") }

@@ -69,7 +69,7 @@ life() {
 }
 
 clean() {
-	poll 60 eval '! pgrep -f containerd-shim-pvelxc-v2'
+	poll 60 eval '! pgrep -f "containerd-shim-pvelxc-v2|pvelxc-shim"'
 	! pgrep pvelxc-
 	[ -z "$(ls -A /run/pvelxc/lxc/default /var/lib/lxc 2>/dev/null | grep -v :)" ]
 	! grep -w "$work/rootfs\|$TMPDIR/state" /proc/self/mountinfo

@@ -1,4 +1,4 @@
-package bootstrap
+package server
 
 import (
 	"context"
@@ -9,8 +9,6 @@ import (
 )
 
 const (
-	// processors is GOMAXPROCS of the shim: a second one for requests while output is being copied.
-	processors = 2
 	// gcPercent trades CPU, of which an idle shim has plenty, for memory, which each pod pays.
 	gcPercent = 25
 	// startPercent keeps the collector out of the first container's way: it would run several times while that is created, and

@@ -1,4 +1,4 @@
-package bootstrap
+package server
 
 import (
 	"encoding/json"
@@ -13,7 +13,11 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/pvelxc/pvelxc/oci2lxc"
+	"github.com/pvelxc/pvelxc/shim/bootstrap"
 )
+
+// maxInput bounds what is read from standard input.
+const maxInput = 10 << 20
 
 // featuresType is what containerd calls runtime-spec's features, which travel as JSON (core/runtime/typeurl.go).
 const featuresType = "types.containerd.io/opencontainers/runtime-spec/1/features/Features"
@@ -30,7 +34,7 @@ func writeInfo(stdin io.Reader, stdout io.Writer) error {
 	}
 	release, revision := version()
 	info := &types.RuntimeInfo{
-		Name:     Runtime,
+		Name:     bootstrap.Runtime,
 		Version:  &types.RuntimeVersion{Version: release, Revision: revision},
 		Features: &anypb.Any{TypeUrl: featuresType, Value: encoded},
 	}
@@ -70,5 +74,5 @@ func version() (release, revision string) {
 
 func versionText() string {
 	release, revision := version()
-	return fmt.Sprintf("%s:\n  Version:  %s\n  Revision: %s\n  Go version: %s\n", Runtime, release, revision, runtime.Version())
+	return fmt.Sprintf("%s:\n  Version:  %s\n  Revision: %s\n  Go version: %s\n", bootstrap.Runtime, release, revision, runtime.Version())
 }

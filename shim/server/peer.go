@@ -1,4 +1,4 @@
-package bootstrap
+package server
 
 import (
 	"context"
@@ -18,8 +18,6 @@ import (
 )
 
 const (
-	// currentVersion is the newest version of the task service that we serve.
-	currentVersion = 3
 	// peerTimeout bounds a question to a running shim, which answers at once if it is well.
 	peerTimeout = 3 * time.Second
 )
@@ -63,28 +61,6 @@ func (p *peer) call(ctx context.Context, service, method string, request, respon
 		err = errgrpc.ToNative(err)
 	}
 	return fmt.Errorf("%s of running shim: %w", method, err)
-}
-
-// version finds the newest version of the task service the shim has: it may be older than this program. 0 means that the shim is
-// on its way out and a new one is needed.
-func (p *peer) version(ctx context.Context, id string) (int32, error) {
-	for _, served := range []struct {
-		version int32
-		service string
-	}{{3, task.ServiceV3}, {2, task.ServiceV2}} {
-		err := p.call(ctx, served.service, "Connect", &api.ConnectRequest{ID: id}, &api.ConnectResponse{})
-		switch {
-		case err == nil:
-			return served.version, nil
-		case errdefs.IsNotImplemented(err):
-			continue
-		case errdefs.IsUnavailable(err):
-			return 0, nil
-		default:
-			return 0, fmt.Errorf("%w (hint: the shim of this pod hangs; see its process and containerd's log)", err)
-		}
-	}
-	return 0, fmt.Errorf("running shim has no task service: %w", errdefs.ErrNotImplemented)
 }
 
 // discard makes the shim give up a container that containerd has given up, and end if it was its last.

@@ -1,4 +1,4 @@
-package bootstrap
+package server
 
 import (
 	"bytes"
@@ -21,31 +21,66 @@ import (
 	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/containerd/api/types/runc/options"
-	"github.com/containerd/errdefs"
-	"github.com/containerd/errdefs/pkg/errgrpc"
-	"github.com/containerd/ttrpc"
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/runtime-spec/specs-go/features"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
-	"github.com/pvelxc/pvelxc/shim/task"
-
+	"github.com/pvelxc/pvelxc/shim/bootstrap"
 	"github.com/pvelxc/pvelxc/shim/container"
+	"github.com/pvelxc/pvelxc/shim/task"
 )
 
 const patience = 30 * time.Second
 
-// TestMain makes the test binary the shim program where it is run like it.
 // testEngine is the real engine without a configuration or a registrar.
 var testEngine = Engine{Create: container.Create, Cleanup: container.Cleanup}
 
+// front is the program that containerd runs; pvelxc-shim lies beside it.
+var front string
+
+// TestMain makes the test binary either program where it is run by that name.
 func TestMain(m *testing.M) {
-	if slices.Contains(os.Args, "-namespace") {
+	switch filepath.Base(os.Args[0]) {
+	case frontName:
+		os.Exit(bootstrap.Main(os.Args, os.Stdin, os.Stdout, os.Stderr))
+	case bootstrap.ShimProgram:
 		os.Exit(Main(testEngine, os.Args, os.Stdin, os.Stdout, os.Stderr))
 	}
-	os.Exit(m.Run())
+	os.Exit(func() int {
+		dir, err := os.MkdirTemp("", "programs")
+		if err == nil {
+			defer os.RemoveAll(dir)
+			front = filepath.Join(dir, frontName)
+			err = install(dir)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "install the programs:", err)
+			return 1
+		}
+		return m.Run()
+	}())
+}
+
+const frontName = "containerd-shim-pvelxc-v2"
+
+// install puts the test binary into dir under the names of both programs.
+func install(dir string) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	data, err := os.ReadFile(self)
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{frontName, bootstrap.ShimProgram} {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o700); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // world is a containerd's surroundings: bundles, and a directory for sockets.
@@ -113,7 +148,7 @@ func (w *world) modern(id string) []byte {
 func (w *world) run(bundle, id, action string, stdin []byte, flags ...string) (string, error) {
 	w.t.Helper()
 	args := append([]string{"-namespace", "ns", "-address", "/run/test/containerd.sock", "-publish-binary", "/nonexistent", "-id", id}, flags...)
-	cmd := exec.Command(os.Args[0], append(args, action)...)
+	cmd := exec.Command(front, append(args, action)...)
 	cmd.Dir = bundle
 	cmd.Stdin = bytes.NewReader(stdin)
 	cmd.Env = append(os.Environ(), "TTRPC_ADDRESS=/nonexistent/ttrpc", "NOTIFY_SOCKET=/x")
@@ -139,7 +174,7 @@ func (w *world) start(id string, annotations map[string]string) (*api.BootstrapR
 
 func (w *world) client(address string) *peer {
 	w.t.Helper()
-	p, err := dial(w.t.Context(), strings.TrimPrefix(address, scheme), "ns")
+	p, err := dial(w.t.Context(), strings.TrimPrefix(address, "unix://"), "ns")
 	if err != nil || p == nil {
 		w.t.Fatalf("dial %s: %v", address, err)
 	}
@@ -197,7 +232,7 @@ func TestLife(t *testing.T) {
 	if second := w.connect(result.Address, task.ServiceV2); second != pid {
 		t.Errorf("version 2 is served by %d, version 3 by %d", second, pid)
 	}
-	if address := readAddress(filepath.Join(w.root, "c1")); address != result.Address {
+	if address := bootstrap.ReadAddress(filepath.Join(w.root, "c1")); address != result.Address {
 		t.Errorf("the bundle says %q", address)
 	}
 	environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
@@ -227,83 +262,6 @@ func TestLife(t *testing.T) {
 	w.shutdown(result.Address)
 	w.eventually("the shim ends", gone(pid))
 	w.noSockets()
-}
-
-// TestAnswers are the forms of an answer, byte for byte.
-func TestAnswers(t *testing.T) {
-	const address = "unix:///run/s/1"
-	for _, test := range []struct {
-		name    string
-		modern  bool
-		version int32
-		want    string
-	}{
-		{"2.3 and newer", true, 3, "\x08\x03\x12\x0f" + address + "\x1a\x05ttrpc"},
-		{"2.3 joining a shim of version 2", true, 2, "\x08\x02\x12\x0f" + address + "\x1a\x05ttrpc"},
-		{"1.6 to 2.2", false, 3, address},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			var out bytes.Buffer
-			if err := answer(&out, test.modern, test.version, address); err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(test.want, out.String()); diff != "" {
-				t.Error(diff)
-			}
-		})
-	}
-}
-
-// TestParameters: only what containerd 2.3 sends is taken for parameters.
-func TestParameters(t *testing.T) {
-	in := &invocation{id: "c1", namespace: "ns", address: "/flag.sock", publishBinary: "/flag/containerd"}
-	t.Setenv(ttrpcEnv, "/env.ttrpc")
-	legacy := parameters{socketDir: defaultSocketDir, ttrpc: "/env.ttrpc", grpc: "/flag.sock", binary: "/flag/containerd"}
-	encode := func(m proto.Message) []byte {
-		data, err := proto.Marshal(m)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return data
-	}
-	dir := "/short"
-	for name, test := range map[string]struct {
-		input []byte
-		want  parameters
-	}{
-		"nothing":       {nil, legacy},
-		"garbage":       {[]byte("\xff\xff"), legacy},
-		"options":       {encode(&anypb.Any{TypeUrl: "c1", Value: []byte("other")}), legacy},
-		"other's":       {encode(&api.BootstrapParams{InstanceID: "c2", Namespace: "ns"}), legacy},
-		"sparse params": {encode(&api.BootstrapParams{InstanceID: "c1", Namespace: "ns"}), with(legacy, func(p *parameters) { p.modern = true })},
-		"full params": {
-			encode(&api.BootstrapParams{InstanceID: "c1", Namespace: "ns", LogLevel: api.LogLevelFromString("trace"), SocketDir: &dir,
-				ContainerdTtrpcAddress: "/p.ttrpc", ContainerdGrpcAddress: "/p.sock", ContainerdBinary: "/p"}),
-			parameters{modern: true, debug: true, socketDir: dir, ttrpc: "/p.ttrpc", grpc: "/p.sock", binary: "/p"},
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			if diff := cmp.Diff(test.want, in.parameters(test.input), cmp.AllowUnexported(parameters{})); diff != "" {
-				t.Error(diff)
-			}
-		})
-	}
-}
-
-func with(p parameters, change func(*parameters)) parameters {
-	change(&p)
-	return p
-}
-
-func FuzzParameters(f *testing.F) {
-	f.Add([]byte(nil))
-	f.Add([]byte("\x0a\x02c1\x12\x02ns"))
-	in := &invocation{id: "c1", namespace: "ns"}
-	f.Fuzz(func(t *testing.T, input []byte) {
-		if p := in.parameters(input); p.socketDir == "" {
-			t.Error("no socket directory")
-		}
-	})
 }
 
 // TestPod: containers of one sandbox share a shim, whichever annotation and form of start names them.
@@ -366,7 +324,7 @@ func TestShimDies(t *testing.T) {
 	result, second := w.start("c1", nil)
 	_ = unix.Kill(second, unix.SIGKILL)
 	w.eventually("the second shim is dead", gone(second))
-	if _, err := os.Stat(strings.TrimPrefix(result.Address, scheme)); err != nil {
+	if _, err := os.Stat(strings.TrimPrefix(result.Address, "unix://")); err != nil {
 		t.Fatalf("test is void: no socket is left: %v", err)
 	}
 	out, err := w.run(filepath.Join(w.root, "c1"), "c1", "delete", nil)
@@ -384,14 +342,11 @@ func TestShimDies(t *testing.T) {
 func TestDyingShim(t *testing.T) {
 	w := newWorld(t)
 	bundle := w.bundle("c1", nil)
-	socket, err := socketFor(w.sockets, "/c", "ns", "c1")
-	if err != nil {
+	socket := bootstrap.Socket(filepath.Join(w.sockets, "c1"))
+	if err := os.WriteFile(filepath.Join(bundle, "address"), []byte(socket.Address()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(bundle, addressFile), []byte(socket.address()), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket.path(), Net: "unix"})
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket.Path(), Net: "unix"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -408,93 +363,14 @@ func TestDyingShim(t *testing.T) {
 			_ = conn.Close()
 		}
 	})
-	in := &invocation{id: "c1", namespace: "ns"}
+	c := &command{Invocation: &bootstrap.Invocation{ID: "c1", Namespace: "ns"}}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	if err := in.release(ctx, bundle); err != nil {
+	if err := c.release(ctx, bundle); err != nil {
 		t.Error(err)
 	}
 	group.Wait()
 	w.noSockets()
-}
-
-// oldShim serves version 2 alone, or nothing but silence.
-func oldShim(t *testing.T, path string, connect func() error) {
-	t.Helper()
-	server, err := ttrpc.NewServer()
-	if err != nil {
-		t.Fatal(err)
-	}
-	server.RegisterService(task.ServiceV2, &ttrpc.ServiceDesc{Methods: map[string]ttrpc.Method{
-		"Connect": func(context.Context, func(any) error) (any, error) {
-			return &taskapi.ConnectResponse{ShimPid: 1}, connect()
-		},
-	}})
-	listener, err := net.Listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	go func() { _ = server.Serve(context.Background(), listener) }()
-	t.Cleanup(func() { _ = server.Close() })
-}
-
-// TestJoinTellsTheRunningShimsVersion: after an upgrade the shim of a pod may be older than this program.
-func TestJoinTellsTheRunningShimsVersion(t *testing.T) {
-	for _, test := range []struct {
-		name    string
-		connect error
-		want    int32
-		class   func(error) bool
-	}{
-		{name: "version 2", want: 2},
-		{name: "on its way out", connect: errdefs.ErrUnavailable, want: 0},
-		{name: "broken", connect: errdefs.ErrInternal, class: errdefs.IsInternal},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			w := newWorld(t)
-			socket, err := socketFor(w.sockets, "/c", "ns", "pod")
-			if err != nil {
-				t.Fatal(err)
-			}
-			oldShim(t, socket.path(), func() error {
-				if test.connect != nil {
-					return errgrpc.ToGRPC(test.connect)
-				}
-				return nil
-			})
-			in := &invocation{id: "c1", namespace: "ns"}
-			version, err := in.join(t.Context(), socket)
-			if version != test.want || (err == nil) != (test.class == nil) || err != nil && !test.class(err) {
-				t.Errorf("version %d, error %v", version, err)
-			}
-		})
-	}
-}
-
-func TestSocketFor(t *testing.T) {
-	base, err := socketFor("/run/s", "/c", "ns", "pod")
-	if err != nil {
-		t.Fatal(err)
-	}
-	seen := map[socket]bool{base: true}
-	for _, other := range [][3]string{{"/d", "ns", "pod"}, {"/c", "other", "pod"}, {"/c", "ns", "pod2"}, {"/c", "ns/" + Runtime, "pod"}} {
-		s, err := socketFor("/run/s", other[0], other[1], other[2])
-		if err != nil || seen[s] {
-			t.Errorf("%v: %s, %v", other, s, err)
-		}
-		seen[s] = true
-	}
-	if parsed, ok := parseAddress(base.address()); !ok || parsed != base {
-		t.Errorf("address %q parses as %q", base.address(), parsed)
-	}
-	for _, dir := range []string{"relative", "/" + strings.Repeat("x", 50)} {
-		if _, err := socketFor(dir, "/c", "ns", "pod"); !errdefs.IsInvalidArgument(err) {
-			t.Errorf("directory %s: %v", dir, err)
-		}
-	}
-	if _, ok := parseAddress("unix://relative"); ok {
-		t.Error("a relative path was taken")
-	}
 }
 
 func TestRefusals(t *testing.T) {
@@ -507,7 +383,7 @@ func TestRefusals(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			out, err := w.run(bundle, test.id, test.action, nil)
-			if err == nil || !strings.Contains(out, test.want) || !strings.HasPrefix(out, Runtime+": ") {
+			if err == nil || !strings.Contains(out, test.want) || !strings.HasPrefix(out, bootstrap.Runtime+": ") {
 				t.Errorf("%v: %s", err, out)
 			}
 		})
@@ -538,7 +414,7 @@ func TestInfo(t *testing.T) {
 	if err := proto.Unmarshal(out.Bytes(), info); err != nil {
 		t.Fatal(err)
 	}
-	if info.Name != Runtime || info.Version.Version == "" || !proto.Equal(info.Options, given) {
+	if info.Name != bootstrap.Runtime || info.Version.Version == "" || !proto.Equal(info.Options, given) {
 		t.Errorf("info %v", info)
 	}
 	var got features.Features
@@ -559,7 +435,7 @@ func TestInfo(t *testing.T) {
 }
 
 func TestVersionAndHelp(t *testing.T) {
-	for flag, want := range map[string]string{"-v": "Go version", "-version": Runtime, "-h": "usage"} {
+	for flag, want := range map[string]string{"-v": "Go version", "-version": bootstrap.Runtime, "-h": "usage"} {
 		var out, problems bytes.Buffer
 		if status := Main(testEngine, []string{"shim", flag}, strings.NewReader(""), &out, &problems); status != 0 ||
 			!strings.Contains(out.String()+problems.String(), want) {

@@ -1,4 +1,4 @@
-package bootstrap
+package server
 
 import (
 	"errors"
@@ -9,6 +9,8 @@ import (
 	"github.com/containerd/log"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
+
+	"github.com/pvelxc/pvelxc/shim/bootstrap"
 )
 
 // logFile is the FIFO that containerd reads, in the bundle of the shim's first container.
@@ -41,6 +43,6 @@ func openLog(path string) error {
 	}
 	log.L.Logger.SetOutput(logWriter(unix.Stderr))
 	log.L.Logger.SetFormatter(&logrus.TextFormatter{TimestampFormat: log.RFC3339NanoFixed, FullTimestamp: true, DisableColors: true})
-	log.L = log.L.WithField("runtime", Runtime)
+	log.L = log.L.WithField("runtime", bootstrap.Runtime)
 	return nil
 }

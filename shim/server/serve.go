@@ -1,4 +1,4 @@
-package bootstrap
+package server
 
 import (
 	"context"
@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/ttrpc"
 	"golang.org/x/sys/unix"
 
+	"github.com/pvelxc/pvelxc/shim/bootstrap"
 	"github.com/pvelxc/pvelxc/shim/cgroup"
 	"github.com/pvelxc/pvelxc/shim/events"
 	"github.com/pvelxc/pvelxc/shim/reaper"
@@ -19,40 +20,37 @@ import (
 )
 
 const (
-	// listenerFD is where spawn puts the socket, leashFD the pipe by which it tells that containerd knows the address.
-	listenerFD = 3
-	leashFD    = 4
 	// farewell bounds how long an ending shim stays for its last answers, drainTimeout for its last events.
 	farewell     = time.Second
 	drainTimeout = 5 * time.Second
 )
 
 // serve is the long-lived shim. Its standard streams are /dev/null until it has opened its log.
-func (in *invocation) serve(ctx context.Context) error {
+func (c *command) serve(ctx context.Context) error {
 	if err := openLog(logFile); err != nil {
 		return err
 	}
-	if err := in.serveUntilEmpty(ctx); err != nil {
+	if err := c.serveUntilEmpty(ctx); err != nil {
 		log.G(ctx).WithError(err).Error("shim failed") // nobody reads what Main prints
 		return err
 	}
 	return nil
 }
 
-func (in *invocation) serveUntilEmpty(ctx context.Context) error {
-	unix.CloseOnExec(leashFD)
+func (c *command) serveUntilEmpty(ctx context.Context) error {
+	unix.CloseOnExec(bootstrap.LeashFD)
 	cgroup.Prime() // containerd will ask for a container at once
-	listener, err := inherit(listenerFD)
+	listener, err := inherit(bootstrap.ListenerFD)
 	if err != nil {
 		return err
 	}
 	if err := reaper.SetSubreaper(); err != nil {
 		return err
 	}
-	queue := events.New(ctx, in.namespace, events.Config{
-		TTRPCAddress: os.Getenv(ttrpcEnv),
-		Binary:       in.publishBinary,
-		GRPCAddress:  in.address,
+	queue := events.New(ctx, c.Namespace, events.Config{
+		TTRPCAddress: os.Getenv(bootstrap.TTRPCEnv),
+		Binary:       c.PublishBinary,
+		GRPCAddress:  c.Address,
 	})
 	server, err := ttrpc.NewServer(ttrpc.WithUnaryServerInterceptor(newTrimmer().intercept))
 	if err != nil {
@@ -66,23 +64,23 @@ func (in *invocation) serveUntilEmpty(ctx context.Context) error {
 		close(ended)
 	})
 	task.New(task.Config{
-		Namespace: in.namespace,
-		Create:    task.LXC(in.engine.Create),
+		Namespace: c.Namespace,
+		Create:    task.LXC(c.engine.Create),
 		Events:    queue.Send,
 		Shutdown:  end,
 	}).Register(server)
 
 	go func() {
-		if !released(leashFD) {
+		if !released(bootstrap.LeashFD) {
 			log.G(ctx).Error("start was killed before it could answer")
 			end()
 		}
 	}()
 
-	if in.engine.Started != nil {
+	if c.engine.Started != nil {
 		ctx, stop := context.WithCancel(ctx)
 		defer stop()
-		go in.engine.Started(ctx)
+		go c.engine.Started(ctx)
 	}
 
 	signals := make(chan os.Signal, 1)

@@ -1,0 +1,77 @@
+package bootstrap
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/pvelxc/pvelxc/shim/layout"
+)
+
+// TestDelete: the front answers by itself only where nothing is left of the container.
+func TestDelete(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("skipped: needs root, for mounts and the state directory")
+	}
+	namespace := filepath.Base(t.TempDir()) + "-front" // nobody else's
+	for name, leave := range map[string]func(t *testing.T, bundle string){
+		"nothing": nil,
+		"state": func(t *testing.T, _ string) {
+			home := layout.Home(layout.Root, namespace, "c1")
+			if err := os.MkdirAll(home, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = os.RemoveAll(filepath.Dir(home)) })
+		},
+		"socket": func(t *testing.T, bundle string) {
+			socket := shimSocket(t)
+			if err := os.WriteFile(socket.Path(), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(bundle, addressFile), []byte(socket.Address()), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"mount": func(t *testing.T, bundle string) {
+			rootfs := filepath.Join(bundle, "rootfs")
+			if err := unix.Mount(bundle, rootfs, "", unix.MS_BIND, ""); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = unix.Unmount(rootfs, unix.MNT_DETACH) })
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bundle := t.TempDir()
+			if err := os.Mkdir(filepath.Join(bundle, "rootfs"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if leave != nil {
+				leave(t, bundle)
+			}
+			var out bytes.Buffer
+			done, err := (&Invocation{ID: "c1", Namespace: namespace, Bundle: bundle}).delete(&out)
+			if err != nil || done != (leave == nil) {
+				t.Fatalf("done: %v, %v", done, err)
+			}
+			if !done {
+				if out.Len() > 0 {
+					t.Errorf("answered %q beside what pvelxc-shim will answer", &out)
+				}
+				return
+			}
+			answer := new(taskapi.DeleteResponse)
+			if err := proto.Unmarshal(out.Bytes(), answer); err != nil {
+				t.Fatal(err)
+			}
+			if answer.ExitStatus != 137 || time.Since(answer.ExitedAt.AsTime()) < 0 || answer.Pid != 0 {
+				t.Errorf("answer %v", answer)
+			}
+		})
+	}
+}
