@@ -24,6 +24,13 @@ type converter struct {
 // when there are several; it unwraps to errdefs.ErrInvalidArgument or
 // errdefs.ErrNotImplemented. spec is not changed, but the Plan shares memory with it.
 func Convert(spec *specs.Spec, opts Options) (*Plan, error) {
+	plan, _, err := Explain(spec, opts)
+	return plan, err
+}
+
+// Explain is Convert for people: the warnings are there for a specification that is
+// refused too.
+func Explain(spec *specs.Spec, opts Options) (*Plan, []Warning, error) {
 	c := newConverter(spec, opts)
 	c.options()
 	c.platform()
@@ -47,10 +54,10 @@ func Convert(spec *specs.Spec, opts Options) (*Plan, error) {
 	c.plan.Annotations = maps.Clone(spec.Annotations)
 	c.config()
 	if err := c.err(); err != nil {
-		return nil, fmt.Errorf("convert specification: %w", err)
+		return nil, c.warnings, fmt.Errorf("convert specification: %w", err)
 	}
 	c.plan.Warnings = c.warnings
-	return c.plan, nil
+	return c.plan, c.warnings, nil
 }
 
 // ConvertProcess makes the Process of an exec in the container of spec. What proc

@@ -55,6 +55,9 @@ func (m IDMap) String() string {
 // noteFooter tells an admin why the buttons do nothing.
 const noteFooter = "Run by containerd through pvelxc. Stop, shutdown, console and enter work; its pod or nerdctl does the rest."
 
+// Render is the conf that Reserve would write for a guest.
+func (r *Registrar) Render(g Guest) (*conf.Conf, error) { return r.render(g) }
+
 // render writes the conf of a guest that is not running, as PVE itself would.
 // It fails with ErrInvalidArgument for a rootfs path that the file cannot hold.
 func (r *Registrar) render(g Guest) (*conf.Conf, error) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"runtime"
 	"slices"
 	"sync"
@@ -27,6 +28,32 @@ type Entry struct {
 	Digest string
 	// Conf is the file.
 	Conf *conf.Conf
+}
+
+// Find returns the conf of a VMID, on whichever node the cluster has it. Entry.Owner is
+// the zero value for a conf without our marker. Errors: ErrNotRegistered,
+// ErrUnreachable, and what conf.Parse fails with.
+func (r *Registrar) Find(ctx context.Context, vmid VMID) (e Entry, err error) {
+	defer r.observe("find", &err)()
+	var data []byte
+	var node string
+	err = r.store.retry(ctx, func() error {
+		node, data, err = r.locate(vmid)
+		return err
+	})
+	if errors.Is(err, unix.ENOENT) {
+		return Entry{}, &Error{Op: "find", VMID: vmid, Kind: ErrNotRegistered}
+	}
+	if err != nil {
+		return Entry{}, wrap("find", vmid, err, r.store.quorate)
+	}
+	c, err := conf.Parse(data)
+	if err != nil {
+		return Entry{}, fmt.Errorf("conf of %d: %w", vmid, err)
+	}
+	owner, _ := ownerOf(c)
+	lock, _ := c.Get("lock")
+	return Entry{VMID: vmid, Node: node, Owner: owner, Lock: lock, Digest: conf.Digest(data), Conf: c}, nil
 }
 
 // listing is what a look at the cluster found.

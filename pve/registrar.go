@@ -86,6 +86,39 @@ var nodeName = regexp.MustCompile(`^[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?$`)
 // with ErrInvalidArgument for a field that makes no sense, and with
 // ErrUnreachable where Root is there but the cluster file system is not.
 func New(r Registrar) (*Registrar, error) {
+	if err := r.complete(); err != nil {
+		return nil, err
+	}
+	dirs := []string{r.StateDir, r.intents(), r.LockDir}
+	if r.Local {
+		dirs = append(dirs, r.store.dir(r.Node))
+	}
+	for _, dir := range dirs {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return nil, fmt.Errorf("make registration directory: %w", err)
+		}
+	}
+	if r.Local {
+		if err := os.Symlink(filepath.Join("nodes", r.Node), filepath.Join(r.Root, "local")); err != nil && !errors.Is(err, os.ErrExist) {
+			return nil, fmt.Errorf("make registration directory: %w", err)
+		}
+		if err := os.Symlink("local/lxc", filepath.Join(r.Root, "lxc")); err != nil && !errors.Is(err, os.ErrExist) {
+			return nil, fmt.Errorf("make registration directory: %w", err)
+		}
+	}
+	return &r, nil
+}
+
+// Reader is New for who only looks: List, Find and Render. It makes nothing.
+func Reader(r Registrar) (*Registrar, error) {
+	if err := r.complete(); err != nil {
+		return nil, err
+	}
+	return &r, nil
+}
+
+// complete fills in what was left zero and checks all.
+func (r *Registrar) complete() error {
 	fill(&r.LXCPath, DefaultLXCPath)
 	fill(&r.LockDir, DefaultLockDir)
 	fill(&r.StateDir, DefaultStateDir)
@@ -105,33 +138,13 @@ func New(r Registrar) (*Registrar, error) {
 	}
 	r.Local = r.Local || r.Root != DefaultRoot && !isFUSE(r.Root)
 	if err := r.findNode(); err != nil {
-		return nil, err
+		return err
 	}
 	if err := r.check(); err != nil {
-		return nil, err
+		return err
 	}
-	if err := r.readHost(); err != nil {
-		return nil, err
-	}
-	dirs := []string{r.StateDir, r.intents(), r.LockDir}
 	r.store = store{root: r.Root, node: r.Node, retryFor: r.RetryFor}
-	if r.Local {
-		dirs = append(dirs, r.store.dir(r.Node))
-	}
-	for _, dir := range dirs {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return nil, fmt.Errorf("make registration directory: %w", err)
-		}
-	}
-	if r.Local {
-		if err := os.Symlink(filepath.Join("nodes", r.Node), filepath.Join(r.Root, "local")); err != nil && !errors.Is(err, os.ErrExist) {
-			return nil, fmt.Errorf("make registration directory: %w", err)
-		}
-		if err := os.Symlink("local/lxc", filepath.Join(r.Root, "lxc")); err != nil && !errors.Is(err, os.ErrExist) {
-			return nil, fmt.Errorf("make registration directory: %w", err)
-		}
-	}
-	return &r, nil
+	return r.readHost()
 }
 
 func fill[T comparable](field *T, value T) {

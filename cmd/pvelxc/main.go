@@ -34,9 +34,9 @@ func newCommand(out io.Writer) *cobra.Command {
 		Short:         "Look after the containers that containerd runs as LXC containers",
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.NoArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetOut(out)
-	root.AddCommand(gcCommand(), configCommand(), versionCommand(), poolCommand())
+	root.AddCommand(listCommand(), inspectCommand(), explainCommand(), logsCommand(), featuresCommand(), gcCommand(), configCommand(), versionCommand(), poolCommand())
 	return root
 }

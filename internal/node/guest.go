@@ -23,6 +23,24 @@ const (
 	nerdctlHost  = "nerdctl/hostname"
 )
 
+// Identity is who a container is to its user, by its annotations.
+type Identity struct {
+	// Pod is "namespace/name", Name the container's in it, or nerdctl's name.
+	Pod, Name, Image string
+	Sandbox          bool
+}
+
+// Describe reads an Identity.
+func Describe(annotations map[string]string) Identity {
+	i := Identity{Name: annotations[criContainer], Image: annotations[criImage], Sandbox: annotations[criType] == "sandbox"}
+	if pod := annotations[criPod]; pod != "" {
+		i.Pod = annotations[criNamespace] + "/" + pod
+	} else {
+		i.Name = annotations[nerdctlName]
+	}
+	return i
+}
+
 // isSandbox says whether a container is a pod's pause container.
 func isSandbox(spec *specs.Spec) bool { return spec.Annotations[criType] == "sandbox" }
 

@@ -51,13 +51,17 @@ func settings(conf config.Config) (container.Settings, error) {
 	if err != nil {
 		return s, err
 	}
+	return settingsOf(conf, s), nil
+}
+
+func settingsOf(conf config.Config, s container.Settings) container.Settings {
 	s.SystemdCgroup = conf.Runtime.SystemdCgroup
 	s.NoNewKeyring = conf.Runtime.NoNewKeyring
 	s.LogLevel = conf.Runtime.LogLevel
 	if conf.Runtime.Unprivileged {
 		s.Unprivileged = unprivilegedMap()
 	}
-	return s, nil
+	return s
 }
 
 // unprivilegedMap is the range that Proxmox VE's own unprivileged containers have

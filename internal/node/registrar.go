@@ -21,6 +21,15 @@ type registrar struct{ conf config.Config }
 // open makes the client. It reads a few files and makes our own directories; an
 // existing one is not kept, because containers are rare and configurations differ.
 func (r *registrar) open() (*pve.Registrar, error) {
+	client, err := r.settings()
+	if err != nil {
+		return nil, err
+	}
+	return pve.New(client)
+}
+
+// settings are the client's, of this configuration.
+func (r *registrar) settings() (pve.Registrar, error) {
 	client := pve.Registrar{
 		Root:       r.conf.PVE.Root,
 		Node:       r.conf.PVE.Node,
@@ -30,16 +39,16 @@ func (r *registrar) open() (*pve.Registrar, error) {
 	if text := r.conf.PVE.VMIDRange; text != "" {
 		var err error
 		if client.Range, err = pve.ParseRange(text); err != nil {
-			return nil, fmt.Errorf("pve.vmid_range: %w", err)
+			return client, fmt.Errorf("pve.vmid_range: %w", err)
 		}
 	}
 	if text := r.conf.PVE.Grace; text != "" {
 		var err error
 		if client.Grace, err = time.ParseDuration(text); err != nil {
-			return nil, fmt.Errorf("pve.grace: %w", err)
+			return client, fmt.Errorf("pve.grace: %w", err)
 		}
 	}
-	return pve.New(client)
+	return client, nil
 }
 
 // Reserve registers a container, unless it is a pause container and those stay out.

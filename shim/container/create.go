@@ -69,6 +69,42 @@ func Create(ctx context.Context, cfg Config) (_ *Container, err error) {
 
 // load reads the bundle and plans the container; it makes nothing.
 func load(ctx context.Context, cfg Config) (*Container, error) {
+	c, err := readBundle(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	opts := c.options()
+	if c.plan, err = oci2lxc.Convert(c.spec, opts); err != nil {
+		return nil, err
+	}
+	c.warn(c.plan.Warnings)
+	if r := c.plan.Cgroup.Resources; r != nil && r.Memory != nil {
+		c.memoryLimit = r.Memory.Limit
+	}
+	c.limits = c.plan.Cgroup.Resources
+	if c.group, err = cgroup.Open(opts.CgroupMode, c.plan.Cgroup); err != nil {
+		return nil, err
+	}
+	c.state = state{
+		Version:     stateVersion,
+		ID:          c.id,
+		Namespace:   c.namespace,
+		Bundle:      c.bundle,
+		Cgroup:      c.plan.Cgroup,
+		CgroupMode:  opts.CgroupMode,
+		LXCPath:     c.dirs.lxcpath,
+		Name:        c.dirs.name,
+		Poststop:    c.plan.Hooks.Poststop,
+		Annotations: c.plan.Annotations,
+	}
+	if len(cfg.Rootfs) > 0 || c.plan.IDMap != nil {
+		c.state.Rootfs = c.plan.Rootfs.Path
+	}
+	return c, nil
+}
+
+// readBundle reads what the conversion needs: the bundle, and the namespaces that it joins.
+func readBundle(ctx context.Context, cfg Config) (*Container, error) {
 	if cfg.Checkpoint != "" {
 		return nil, fmt.Errorf("restore from a checkpoint: %w", errdefs.ErrNotImplemented)
 	}
@@ -104,33 +140,6 @@ func load(ctx context.Context, cfg Config) (*Container, error) {
 	}
 	if err := checkHostNetwork(c.spec); err != nil {
 		return nil, err
-	}
-	opts := c.options()
-	if c.plan, err = oci2lxc.Convert(c.spec, opts); err != nil {
-		return nil, err
-	}
-	c.warn(c.plan.Warnings)
-	if r := c.plan.Cgroup.Resources; r != nil && r.Memory != nil {
-		c.memoryLimit = r.Memory.Limit
-	}
-	c.limits = c.plan.Cgroup.Resources
-	if c.group, err = cgroup.Open(opts.CgroupMode, c.plan.Cgroup); err != nil {
-		return nil, err
-	}
-	c.state = state{
-		Version:     stateVersion,
-		ID:          c.id,
-		Namespace:   c.namespace,
-		Bundle:      c.bundle,
-		Cgroup:      c.plan.Cgroup,
-		CgroupMode:  opts.CgroupMode,
-		LXCPath:     c.dirs.lxcpath,
-		Name:        c.dirs.name,
-		Poststop:    c.plan.Hooks.Poststop,
-		Annotations: c.plan.Annotations,
-	}
-	if len(cfg.Rootfs) > 0 || c.plan.IDMap != nil {
-		c.state.Rootfs = c.plan.Rootfs.Path
 	}
 	return c, nil
 }

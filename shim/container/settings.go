@@ -31,22 +31,27 @@ type Settings struct {
 	LogLevel string
 }
 
-// DefaultSettings finds the C programs beside the running executable.
-func DefaultSettings() (Settings, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return Settings{}, fmt.Errorf("find the shim's own path: %w", err)
+// InstalledSettings name the C programs beside the running executable, which need not
+// be there.
+func InstalledSettings() Settings {
+	dir := "/usr/bin"
+	if self, err := os.Executable(); err == nil {
+		dir = filepath.Dir(self)
 	}
-	dir := filepath.Dir(self)
-	s := Settings{
+	return Settings{
 		Root:        DefaultRoot,
 		InitPath:    filepath.Join(dir, "pvelxc-init"),
 		MonitorPath: filepath.Join(dir, "pvelxc-monitor"),
 		LogLevel:    "WARN",
 	}
+}
+
+// DefaultSettings finds the C programs beside the running executable.
+func DefaultSettings() (Settings, error) {
+	s := InstalledSettings()
 	for _, p := range []string{s.InitPath, s.MonitorPath} {
 		if _, err := os.Stat(p); err != nil {
-			return Settings{}, fmt.Errorf("%w (hint: pvelxc-init and pvelxc-monitor belong beside %s)", err, self)
+			return Settings{}, fmt.Errorf("%w (hint: pvelxc-init and pvelxc-monitor belong beside the shim)", err)
 		}
 	}
 	return s, nil

@@ -56,3 +56,12 @@ func parseStat(stat string, field int) (uint64, error) {
 	}
 	return strconv.ParseUint(fields[at], 10, 64)
 }
+
+// executable is the path of a process's program, empty when the process is gone.
+func executable(pid int) string {
+	path, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	if err != nil {
+		return ""
+	}
+	return path
+}

@@ -1,0 +1,188 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/aymanbagabas/go-udiff"
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/spf13/cobra"
+
+	"github.com/pvelxc/pvelxc/internal/config"
+	"github.com/pvelxc/pvelxc/internal/inventory"
+	"github.com/pvelxc/pvelxc/internal/node"
+	"github.com/pvelxc/pvelxc/pve"
+	"github.com/pvelxc/pvelxc/shim/container"
+)
+
+// inspection is what inspect prints. Its JSON keys stay.
+type inspection struct {
+	inventory.Row
+	// LXC is the config that the container was started from, LXCDrift what an
+	// administrator's tool changed in the copy that it reads.
+	LXC      string `json:"lxc"`
+	LXCDrift string `json:"lxcDrift,omitempty"`
+	// PVE is the conf as pvelxc would write it, PVELive the one in the cluster, PVEDrift
+	// their difference; PVEProblem is why there is none to compare.
+	PVE        string      `json:"pve,omitempty"`
+	PVENode    string      `json:"pveNode,omitempty"`
+	PVELive    string      `json:"pveLive,omitempty"`
+	PVEDrift   string      `json:"pveDrift,omitempty"`
+	PVEProblem string      `json:"pveProblem,omitempty"`
+	Ignored    []finding   `json:"ignored"`
+	Spec       *specs.Spec `json:"spec"`
+}
+
+func inspectCommand() *cobra.Command {
+	var output string
+	c := &cobra.Command{
+		Use:   "inspect ID|VMID",
+		Short: "Show all about a container: specification, LXC config, Proxmox VE conf, warnings",
+		Long: "inspect compares what pvelxc wrote with what is there now: the conf in the cluster, and the LXC config that pct and lxc-info read.\n" +
+			"It takes a VMID, an id, the beginning of an id, or NAMESPACE/ID.",
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if output != "" && output != "json" {
+				return fmt.Errorf("inspect -o %.40q: no such format: %w (hint: json)", output, errdefs.ErrInvalidArgument)
+			}
+			conf, err := config.Load()
+			if err != nil {
+				return err
+			}
+			i, err := inspect(cmd.Context(), conf, args[0])
+			if err != nil {
+				return fmt.Errorf("inspect %.80s: %w", args[0], err)
+			}
+			if output == "json" {
+				return printJSON(cmd.OutOrStdout(), i)
+			}
+			return i.print(cmd.OutOrStdout())
+		},
+	}
+	c.Flags().StringVarP(&output, "output", "o", "", "json")
+	return c
+}
+
+func inspect(ctx context.Context, conf config.Config, name string) (*inspection, error) {
+	c, err := inventory.Find(name)
+	if err != nil {
+		return nil, err
+	}
+	i := &inspection{}
+	if i.Row, err = inventory.One(ctx, c, inventory.Options{Images: inventory.Images(inventory.Address())}); err != nil {
+		i.Image = "" // containerd is away; the rest is there
+	}
+	text, err := os.ReadFile(c.Config())
+	if err != nil {
+		return nil, err
+	}
+	i.LXC = string(text)
+	i.compareLXC(c)
+	i.comparePVE(ctx, conf, c)
+	e, err := node.Explain(ctx, conf, container.Config{ID: c.ID, Namespace: c.Namespace, Bundle: c.Bundle})
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	shown, err := explain(e)
+	if err != nil {
+		return nil, err
+	}
+	i.Ignored, i.Spec = append(shown.Ignored, shown.Refused...), e.Spec
+	return i, nil
+}
+
+// compareLXC finds what Proxmox VE or an administrator wrote over the published copy.
+func (i *inspection) compareLXC(c node.Container) {
+	if c.VMID == 0 {
+		return
+	}
+	path := filepath.Join(c.LXCPath, c.Name, "config")
+	live, err := os.ReadFile(path)
+	if err != nil {
+		i.LXCDrift = err.Error() + "\n"
+		return
+	}
+	i.LXCDrift = udiff.Unified("pvelxc", path, i.LXC, string(live))
+}
+
+// comparePVE renders the conf anew and reads the live one.
+func (i *inspection) comparePVE(ctx context.Context, conf config.Config, c node.Container) {
+	if c.VMID == 0 {
+		i.PVEProblem = "not registered"
+		if c.Unregistered != "" {
+			i.PVEProblem += ": " + c.Unregistered
+		}
+		return
+	}
+	problem := func(err error) { i.PVEProblem = err.Error() }
+	reader, err := node.Reader(conf)
+	if err != nil {
+		problem(err)
+		return
+	}
+	if c.Guest != nil {
+		wrote, err := reader.Render(*c.Guest)
+		if err != nil {
+			problem(err)
+			return
+		}
+		if c.Alive && i.State != container.StatusCreated.String() {
+			wrote.Delete("lock")
+		}
+		i.PVE = string(wrote.Bytes())
+	}
+	live, err := reader.Find(ctx, c.VMID)
+	if err != nil {
+		problem(err)
+		return
+	}
+	i.PVENode, i.PVELive = live.Node, string(live.Conf.Bytes())
+	if live.Owner == (pve.Owner{}) {
+		i.PVEProblem = "the conf has no marker of pvelxc: it is somebody else's"
+	}
+	if i.PVE != "" {
+		i.PVEDrift = udiff.Unified("pvelxc", fmt.Sprintf("nodes/%s/lxc/%s.conf", live.Node, c.VMID), i.PVE, i.PVELive)
+	}
+}
+
+func (i *inspection) print(out io.Writer) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s/%s  vmid %s  %s  pid %d\n", i.Namespace, i.ID, vmidText(i.Row), i.State, i.Pid)
+	for _, row := range [][2]string{
+		{"pod", i.Pod}, {"name", i.Name}, {"image", i.Image}, {"rootfs", i.Rootfs}, {"dataset", i.Dataset}, {"bundle", i.Bundle},
+		{"lxc", "lxc-info -P " + i.LXCPath + " -n " + i.LXCName}, {"pve", i.PVEProblem},
+	} {
+		if row[1] != "" {
+			fmt.Fprintf(&b, "%-8s %s\n", row[0], row[1])
+		}
+	}
+	fmt.Fprintf(&b, "\n── LXC config\n%s\n── LXC config, changed since\n%s\n", i.LXC, orNothing(i.LXCDrift))
+	if i.PVE != "" {
+		fmt.Fprintf(&b, "── Proxmox VE conf\n%s\n── Proxmox VE conf, changed since\n%s\n", i.PVE, orNothing(i.PVEDrift))
+	}
+	if err := printFindings(&b, "ignored fields", i.Ignored); err != nil {
+		return err
+	}
+	spec, err := json.MarshalIndent(i.Spec, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode the specification: %w", err)
+	}
+	fmt.Fprintf(&b, "\n── OCI specification (%s)\n%s\n", filepath.Join(i.Bundle, "config.json"), spec)
+	_, err = io.WriteString(out, b.String())
+	return err
+}
+
+func orNothing(text string) string {
+	if text == "" {
+		return "nothing\n"
+	}
+	return text
+}

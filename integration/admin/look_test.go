@@ -1,0 +1,157 @@
+package admin
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/pvelxc/pvelxc/integration/harness"
+	"github.com/pvelxc/pvelxc/integration/image"
+)
+
+// The list follows a container through its life, and knows whose it is.
+func TestList(t *testing.T) {
+	a := on(t)
+	pod := a.NewID()
+	c := a.Create(t, harness.ID(pod), harness.Forever(), harness.Pod(pod, "sandbox"))
+	state := func(want string) row {
+		t.Helper()
+		r := a.row(c.ID())
+		if r.State != want {
+			t.Fatalf("state %q, want %q", r.State, want)
+		}
+		return r
+	}
+	if r := state("created"); r.VMID != 0 || r.Image != image.Busybox || r.Filesystem != "overlay" {
+		t.Errorf("%+v: want an unregistered sandbox of %s on overlay", r, image.Busybox)
+	}
+	if err := c.Task.Start(a.Context); err != nil {
+		t.Fatal(err)
+	}
+	if r := state("running"); r.Pid != int(c.Task.Pid()) || r.MemoryBytes == 0 || r.Started == "" {
+		t.Errorf("%+v: want pid %d, memory and a time", r, c.Task.Pid())
+	}
+	if err := c.Task.Pause(a.Context); err != nil {
+		t.Fatal(err)
+	}
+	state("paused")
+	if err := c.Task.Resume(a.Context); err != nil {
+		t.Fatal(err)
+	}
+	state("running")
+	for _, format := range [][]string{nil, {"-o", "wide"}} {
+		text := a.run(append([]string{"list"}, format...)...)
+		if !strings.Contains(text, "running") || !strings.HasPrefix(text, "VMID") {
+			t.Errorf("list %s: %s", format, text)
+		}
+	}
+	c.Stop(t)
+	if r := state("stopped"); r.Pid != 0 {
+		t.Errorf("pid %d of a container that ended", r.Pid)
+	}
+	if err := c.Remove(); err != nil {
+		t.Fatal(err)
+	}
+	if text := a.run("list", "-o", "json"); strings.Contains(text, c.ID()) {
+		t.Errorf("still there: %s", text)
+	}
+}
+
+// Without containerd the list lacks images, says so, and is complete otherwise.
+func TestListWithoutContainerd(t *testing.T) {
+	a := on(t)
+	c := a.Start(t, harness.Forever())
+	out, errs, err := a.try("list", "-o", "json", "--address", filepath.Join(t.TempDir(), "none.sock"))
+	if err != nil || !strings.Contains(errs, "hint: systemctl status containerd") {
+		t.Errorf("%v, standard error %q", err, errs)
+	}
+	if !strings.Contains(out, c.ID()) {
+		t.Errorf("%s is not in %s", c.ID(), out)
+	}
+}
+
+// inspect finds a container by each of its names, and shows what somebody changed.
+func TestInspect(t *testing.T) {
+	a := on(t)
+	c := a.Start(t, harness.Forever())
+	vmid := fmt.Sprint(a.row(c.ID()).VMID)
+	conf := filepath.Join(harness.Registrations(), "lxc", vmid+".conf")
+	harness.Eventually(t, "the conf of a running container", func() error {
+		text, err := os.ReadFile(conf)
+		if err == nil && strings.Contains(string(text), "lock:") {
+			err = fmt.Errorf("still locked")
+		}
+		return err
+	})
+	for _, name := range []string{vmid, c.ID(), a.Namespace + "/" + c.ID()} {
+		r := parse[row](t, a.run("inspect", name, "-o", "json"))
+		if r.ID != c.ID() || r.PVEDrift != "" || r.LXCDrift != "" || r.PVEProblem != "" || !strings.Contains(r.LXC, "lxc.rootfs.path") || r.PVE == "" || r.PVE != r.PVELive {
+			t.Errorf("inspect %s: %+v", name, r)
+		}
+	}
+	change := func(path, line string) {
+		t.Helper()
+		f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if _, err := f.WriteString(line + "\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	change(conf, "cpulimit: 3")
+	change(filepath.Join("/var/lib/lxc", vmid, "config"), "lxc.uts.name = changed")
+	r := parse[row](t, a.run("inspect", vmid, "-o", "json"))
+	if !strings.Contains(r.PVEDrift, "\n+cpulimit: 3") || !strings.Contains(r.LXCDrift, "\n+lxc.uts.name = changed") {
+		t.Errorf("drift %q and %q", r.PVEDrift, r.LXCDrift)
+	}
+	if text := a.run("inspect", vmid); !strings.Contains(text, "+cpulimit: 3") || !strings.Contains(text, `"ociVersion"`) {
+		t.Errorf("inspect: %s", text)
+	}
+	if _, errs, err := a.try("inspect", "no-such-container"); err == nil || !strings.Contains(errs, "(hint: pvelxc list)") {
+		t.Errorf("inspect of nothing: %v, %q", err, errs)
+	}
+}
+
+// logs joins the shim's lines, liblxc's and the monitor's.
+func TestLogs(t *testing.T) {
+	a := on(t)
+	c := a.Start(t, harness.Shell("exit 7"))
+	c.Wait(t)
+	text := a.run("logs", c.ID(), "--file", filepath.Join(a.Daemon.Dir, "log"))
+	for _, want := range []string{" shim ", " monitor ", "exit status 7"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
+}
+
+// explain says the same as what a start writes, and leaves nothing behind (the harness's census).
+func TestExplain(t *testing.T) {
+	a := on(t)
+	c := a.Start(t, harness.Forever())
+	bundle := a.Daemon.Bundle(a.Namespace, c.ID())
+	got := parse[struct{ LXC, PVE string }](t, a.run("explain", bundle, "-n", a.Namespace, "-o", "json"))
+	wrote, err := os.ReadFile(filepath.Join("/run/pvelxc/lxc", a.Namespace, c.ID(), "config"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.LXC != string(wrote) {
+		t.Errorf("explain says\n%s\nand the start wrote\n%s", got.LXC, wrote)
+	}
+	if !strings.Contains(got.PVE, "lxc.group: pvelxc/") {
+		t.Errorf("conf %s", got.PVE)
+	}
+	broken := t.TempDir()
+	spec := `{"ociVersion":"1.2.0","root":{"path":"rootfs"},"process":{"args":["x"],"cwd":"relative","commandLine":"x"},"linux":{}}`
+	if err := os.WriteFile(filepath.Join(broken, "config.json"), []byte(spec), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, errs, err := a.try("explain", broken)
+	if err == nil || !strings.Contains(out, "process.cwd: ") || !strings.Contains(out, "process.commandLine: ") || !strings.Contains(errs, "process.cwd") {
+		t.Errorf("explain of a bundle that is refused: %v\n%s\n%s", err, out, errs)
+	}
+}
