@@ -137,6 +137,11 @@ func TestOrphans(t *testing.T) {
 	dir := t.TempDir()
 	h.must(os.WriteFile(filepath.Join(dir, "metadata.db"), raw, 0o600))
 	h = open(t, h.b, dir)
+	// The head of a holds b's files, though ZFS says that nothing was written since its last snapshot.
+	_, err = h.Prepare(t.Context(), "n/1/extract-9 x", "a")
+	h.must(err)
+	h.same("files of a layer on a", h.files("n/1/extract-9 x"), []string{"a"})
+	h.must(h.Remove(t.Context(), "n/1/extract-9 x"))
 	h.must(h.Cleanup(t.Context()))
 	want := []string{before[0], before[1], before[0] + "@autosnap", "mine"}
 	slices.Sort(want)

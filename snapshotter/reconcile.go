@@ -194,6 +194,15 @@ func (s *Snapshotter) compare(ctx context.Context, r rows, children []zfs.Info, 
 			if err := r.bury(i.Name, orphanSeq+i.CreateTXG); err != nil {
 				return err
 			}
+			// The head is what the orphan is, and not what the last of the chain is.
+			if d, ok, err := r.dataset(c.Name); err != nil {
+				return err
+			} else if ok && d.Lease == "" {
+				d.Dirty = true
+				if err := r.putDataset(c.Name, d); err != nil {
+					return err
+				}
+			}
 		}
 	}
 	for id, row := range list {

@@ -46,6 +46,10 @@ type Options struct {
 	ForeignSnapshots Foreign
 	// Observe, when not nil, is told of every operation: its name, duration and result.
 	Observe func(op string, took time.Duration, err error)
+
+	// step, when not nil, is called before and after each write of the database becomes durable: where tests end the
+	// process.
+	step func(point string)
 }
 
 // Snapshotter implements snapshots.Snapshotter and snapshots.Cleaner.
@@ -158,6 +162,12 @@ func (s *Snapshotter) Close() error {
 		return fmt.Errorf("close the metadata: %w", err)
 	}
 	return nil
+}
+
+func (s *Snapshotter) step(point string) {
+	if s.opts.step != nil {
+		s.opts.step(point)
+	}
 }
 
 func (s *Snapshotter) observe(op string, start time.Time, err *error) {

@@ -136,9 +136,11 @@ func (s *Snapshotter) transact(ctx context.Context, writable bool, fn func(conte
 		return nil
 	}
 	done = true
+	s.step("write: before")
 	if err := t.Commit(); err != nil {
 		return fmt.Errorf("write the metadata: %w", err)
 	}
+	s.step("write: after")
 	return nil
 }
 

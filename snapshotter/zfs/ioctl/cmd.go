@@ -84,7 +84,13 @@ func (b *Backend) run(ctx context.Context, request uintptr, c *command) error {
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("zfs %s %s: %w", c.op, c.name, err)
 		}
+		cookie := c.cookie
 		errno := b.once(request, c, src, make([]byte, size))
+		// A signal ends a wait in the kernel, and Go sends itself many.
+		for errno == syscall.EINTR && (repeatable(request) || idempotent(request)) && ctx.Err() == nil {
+			c.cookie = cookie
+			errno = b.once(request, c, src, make([]byte, size))
+		}
 		if errno == syscall.ENOMEM && size < maxBuffer && repeatable(request) {
 			continue
 		}
@@ -98,6 +104,16 @@ func (b *Backend) run(ctx context.Context, request uintptr, c *command) error {
 func repeatable(request uintptr) bool {
 	switch request {
 	case iocObjsetStats, iocListNext, iocSnapshotNext:
+		return true
+	}
+	return false
+}
+
+// idempotent says whether a request that changes something may be made again after it was interrupted, when it may
+// have been done already: what was destroyed counts as destroyed.
+func idempotent(request uintptr) bool {
+	switch request {
+	case iocChannelProgram, iocRollback, iocSetProp, iocPoolSync, iocUserspaceMany:
 		return true
 	}
 	return false

@@ -1,0 +1,562 @@
+package snapshotter_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/log"
+	"github.com/google/go-cmp/cmp"
+	"github.com/sirupsen/logrus"
+
+	"github.com/pvelxc/pvelxc/snapshotter"
+	"github.com/pvelxc/pvelxc/snapshotter/zfs"
+	"github.com/pvelxc/pvelxc/snapshotter/zfs/fake"
+)
+
+// points are the places a process passes where it may end: before and after each change of ZFS and of the database.
+type points struct {
+	// at is the point that ends the process, and end how; end does not return.
+	at  string
+	end func()
+
+	mu     sync.Mutex
+	passed map[string]int // guarded by mu
+	order  []string       // guarded by mu
+	dead   bool           // guarded by mu
+}
+
+// pass names a point by its kind and how often that came by.
+func (p *points) pass(kind string) {
+	p.mu.Lock()
+	if p.passed == nil {
+		p.passed = map[string]int{}
+	}
+	p.passed[kind]++
+	point := fmt.Sprintf("%s #%d", kind, p.passed[kind])
+	p.order = append(p.order, point)
+	if p.dead {
+		p.mu.Unlock()
+		select {} // a dead process does nothing more
+	}
+	p.dead = point == p.at
+	dead := p.dead
+	p.mu.Unlock()
+	if dead {
+		p.end()
+	}
+}
+
+// faulty passes a point before and after each change.
+type faulty struct {
+	zfs.Backend
+	*points
+}
+
+func (f faulty) around(op string, fn func() error) error {
+	f.pass(op + ": before")
+	err := fn()
+	f.pass(op + ": after")
+	return err
+}
+
+func (f faulty) Create(ctx context.Context, dataset string, props map[string]string) error {
+	return f.around("create", func() error { return f.Backend.Create(ctx, dataset, props) })
+}
+
+func (f faulty) Clone(ctx context.Context, snapshot, dataset string) error {
+	return f.around("clone", func() error { return f.Backend.Clone(ctx, snapshot, dataset) })
+}
+
+func (f faulty) Snapshot(ctx context.Context, snapshot string, user map[string]string) error {
+	return f.around("snapshot", func() error { return f.Backend.Snapshot(ctx, snapshot, user) })
+}
+
+func (f faulty) Destroy(ctx context.Context, names []string) (failed map[string]error, err error) {
+	err = f.around("destroy", func() error {
+		failed, err = f.Backend.Destroy(ctx, names)
+		return err
+	})
+	return failed, err
+}
+
+func (f faulty) Rollback(ctx context.Context, snapshot string) error {
+	return f.around("rollback", func() error { return f.Backend.Rollback(ctx, snapshot) })
+}
+
+func (f faulty) SetProperty(ctx context.Context, dataset, property, value string) error {
+	return f.around("set", func() error { return f.Backend.SetProperty(ctx, dataset, property, value) })
+}
+
+// view is what a client of the snapshotter sees: each name with its parent, whether it is active, and its files.
+type entry struct {
+	Parent string
+	Kind   snapshots.Kind
+	Files  []string
+}
+
+type state map[string]entry
+
+func (s state) clone() state { return maps.Clone(s) }
+
+// act is one request of the history, and what it makes of the state.
+type act struct {
+	name  string
+	do    func(*history) error
+	apply func(state)
+}
+
+// history does requests and tells before and after each, so that whoever finds the body knows how far it came.
+type history struct {
+	ctx  context.Context
+	s    *snapshotter.Snapshotter
+	work string
+}
+
+// at calls fn with a directory where the mounts are.
+func (h *history) at(m []mount.Mount, fn func(dir string) error) error {
+	if m[0].Type == "bind" {
+		return fn(m[0].Source)
+	}
+	dir, err := os.MkdirTemp(h.work, "mnt")
+	if err != nil {
+		return err
+	}
+	if err := mount.All(m, dir); err != nil {
+		return err
+	}
+	return errors.Join(fn(dir), mount.UnmountAll(dir, 0), os.Remove(dir))
+}
+
+func prepare(key, parent string, opts ...snapshots.Opt) act {
+	return act{"prepare " + key, func(h *history) error {
+		_, err := h.s.Prepare(h.ctx, key, parent, opts...)
+		return err
+	}, func(s state) { s[key] = entry{parent, snapshots.KindActive, s[parent].Files} }}
+}
+
+func write(key, file string) act {
+	return act{"write " + key, func(h *history) error {
+		m, err := h.s.Mounts(h.ctx, key)
+		if err != nil {
+			return err
+		}
+		return h.at(m, func(dir string) error { return os.WriteFile(dir+"/"+file, []byte(file), 0o600) })
+	}, func(s state) {
+		e := s[key]
+		e.Files = slices.Sorted(slices.Values(append(slices.Clone(e.Files), file)))
+		s[key] = e
+	}}
+}
+
+func commit(name, key string) act {
+	return act{"commit " + name, func(h *history) error { return h.s.Commit(h.ctx, name, key) }, func(s state) {
+		e := s[key]
+		delete(s, key)
+		e.Kind = snapshots.KindCommitted
+		s[name] = e
+	}}
+}
+
+func view(key, parent string) act {
+	return act{"view " + key, func(h *history) error {
+		_, err := h.s.View(h.ctx, key, parent)
+		return err
+	}, func(s state) { s[key] = entry{parent, snapshots.KindView, s[parent].Files} }}
+}
+
+func remove(key string) act {
+	return act{"remove " + key, func(h *history) error { return h.s.Remove(h.ctx, key) }, func(s state) { delete(s, key) }}
+}
+
+func cleanup() act {
+	return act{"cleanup", func(h *history) error { return h.s.Cleanup(h.ctx) }, func(state) {}}
+}
+
+// acts are a history in which everything happens that the snapshotter does to ZFS and to its database.
+func acts() []act {
+	small := snapshots.WithLabels(map[string]string{snapshots.LabelSnapshotMaxSize: "8388608"})
+	return []act{
+		prepare("extract-1 a", ""), write("extract-1 a", "a"), commit("a", "extract-1 a"),
+		// On the head of a.
+		prepare("extract-2 b", "a"), write("extract-2 b", "b"), commit("b", "extract-2 b"),
+		// Given up: the head goes back to b.
+		prepare("extract-3 x", "b"), write("extract-3 x", "x"), remove("extract-3 x"), cleanup(),
+		prepare("extract-4 d", "b"), write("extract-4 d", "d"), commit("d", "extract-4 d"), remove("d"), cleanup(),
+		// A branch.
+		prepare("extract-5 c", "a"), write("extract-5 c", "c"), commit("c", "extract-5 c"),
+		view("v", "a"), prepare("c1", "b"), write("c1", "own"), cleanup(), prepare("c2", "b"), prepare("c3", "c", small),
+		remove("c1"), remove("c3"), remove("c"), remove("v"), cleanup(),
+	}
+}
+
+// play does the history until a fault ends it.
+func play(h *history, tell func(string)) error {
+	for _, a := range acts() {
+		tell("begin " + a.name)
+		if err := a.do(h); err != nil {
+			return fmt.Errorf("%s: %w", a.name, err)
+		}
+		tell("done " + a.name)
+	}
+	return nil
+}
+
+// expect gives the states that may follow what was told: the act that was under way has happened or has not.
+func expect(told []string) (before, after state) {
+	before = state{}
+	for i, a := range acts() {
+		switch {
+		case slices.Contains(told, "done "+a.name) && len(told) > 2*i+1 && told[2*i+1] == "done "+a.name:
+			a.apply(before)
+		case len(told) > 2*i:
+			after = before.clone()
+			a.apply(after)
+			return before, after
+		}
+	}
+	return before, before
+}
+
+func faultOptions(b zfs.Backend, root, dir string, p *points) snapshotter.Options {
+	o := snapshotter.Options{Root: root, Dir: dir, Backend: faulty{b, p}, WarmLayers: 1, WarmClones: 1}
+	o.SetStep(p.pass)
+	return o
+}
+
+// world is where a history is played: in a process that is killed, or on a model that is frozen.
+type world interface {
+	// play ends at a point, or, with none, at the history's end, and gives what it told, the points it passed,
+	// and the directory of the database.
+	play(t *testing.T, root, at string) (told, passed []string, dir string)
+	backend() zfs.Backend
+}
+
+// TestFaults ends the snapshotter before and after each of its steps. Whatever was under way, the next one gives
+// containerd what it was told, destroys everything of ours that nobody knows, and nothing else.
+func TestFaults(t *testing.T) {
+	b, err := fake.New(t.TempDir(), "tank")
+	if err != nil {
+		t.Fatal(err)
+	}
+	faults(t, &frozen{b}, "tank", 1)
+}
+
+func faults(t *testing.T, w world, pool string, stride int) {
+	_, passed, dir := w.play(t, pool+"/f", "")
+	if n := len(passed); n < 60 {
+		t.Fatalf("only %d points", n)
+	}
+	told := []string{}
+	for _, a := range acts() {
+		told = append(told, "begin "+a.name, "done "+a.name)
+	}
+	autopsy(t, w, pool+"/f", dir, told)
+	for i, at := range passed {
+		if i%stride != 0 {
+			continue
+		}
+		t.Run(fmt.Sprintf("%03d %s", i, at), func(t *testing.T) {
+			t.Parallel()
+			root := fmt.Sprintf("%s/f%d", pool, i)
+			told, passed, dir := w.play(t, root, at)
+			// The worker's share comes in no fixed order, so a point may not be reached; the history is whole then.
+			if !slices.Contains(passed, at) {
+				t.Logf("not reached")
+			}
+			autopsy(t, w, root, dir, told)
+		})
+	}
+}
+
+// autopsy opens the snapshotter again and compares what containerd sees, what ZFS holds, and what was told.
+func autopsy(t *testing.T, w world, root, dir string, told []string) {
+	t.Helper()
+	b, ctx := w.backend(), quiet(t.Context())
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatalf("%v\ntold: %q", err, told)
+		}
+	}
+	// Others have been here meanwhile.
+	foreign := []string{root + "/mine", root + "/s/mine", root + "/s/mine@daily"}
+	// A root that is not marked as ours yet is refused with anything in it.
+	if len(told) > 0 {
+		must(b.Create(ctx, foreign[0], nil))
+		must(b.Create(ctx, foreign[1], nil))
+		must(b.Snapshot(ctx, foreign[2], nil))
+	}
+	s, err := snapshotter.Open(ctx, snapshotter.Options{Root: root, Dir: dir, Backend: b, WarmLayers: 1, WarmClones: 1})
+	must(err)
+	defer s.Close()
+	h := &history{ctx, s, t.TempDir()}
+
+	before, after := expect(told)
+	got := state{}
+	must(s.Walk(ctx, func(_ context.Context, i snapshots.Info) error {
+		got[i.Name] = entry{Parent: i.Parent, Kind: i.Kind}
+		return nil
+	}))
+	for name, e := range got {
+		m, err := s.Mounts(ctx, name)
+		if e.Kind == snapshots.KindCommitted {
+			m, err = s.View(ctx, "look at "+name, name)
+		}
+		must(err)
+		e.Files = nil
+		must(h.at(m, func(dir string) error {
+			entries, err := os.ReadDir(dir)
+			for _, f := range entries {
+				e.Files = append(e.Files, f.Name())
+			}
+			return err
+		}))
+		if e.Kind == snapshots.KindCommitted {
+			must(s.Remove(ctx, "look at "+name))
+		}
+		got[name] = e
+	}
+	if d := cmp.Diff(before, got); d != "" {
+		if also := cmp.Diff(after, got); also != "" {
+			t.Errorf("neither what was before the last act (-want +got):\n%s\nnor what is after it:\n%s\ntold: %q", d, also, told)
+		}
+	}
+	// On each layer another can be unpacked, and shows nothing but the layer.
+	for name, e := range got {
+		if e.Kind != snapshots.KindCommitted {
+			continue
+		}
+		key := "extract-9 on " + name
+		m, err := s.Prepare(ctx, key, name)
+		must(err)
+		var files []string
+		must(h.at(m, func(dir string) error {
+			entries, err := os.ReadDir(dir)
+			for _, f := range entries {
+				files = append(files, f.Name())
+			}
+			return err
+		}))
+		if d := cmp.Diff(e.Files, files); d != "" {
+			t.Errorf("a layer on %s begins with other files (-want +got):\n%s", name, d)
+		}
+		must(s.Remove(ctx, key))
+	}
+	// What was under way can be done again.
+	if len(told)%2 == 1 {
+		for _, a := range acts() {
+			if "begin "+a.name != told[len(told)-1] || cmp.Diff(before, got) != "" {
+				continue
+			}
+			if err := a.do(h); err != nil {
+				t.Errorf("%s again: %v", a.name, err)
+			}
+			a.apply(got)
+			break
+		}
+	}
+	for len(got) > 0 {
+		for name := range got {
+			leaf := true
+			for _, e := range got {
+				leaf = leaf && e.Parent != name
+			}
+			if leaf {
+				must(s.Remove(ctx, name))
+				delete(got, name)
+			}
+		}
+	}
+	// The first pass destroys, the second what the first found cloned.
+	must(s.Cleanup(ctx))
+	must(s.Cleanup(ctx))
+	children, err := b.Children(ctx, root+"/s")
+	must(err)
+	for _, c := range children {
+		if c.Name != foreign[1] {
+			t.Errorf("%s is orphaned; told: %q", c.Name, told)
+		}
+	}
+	for _, name := range foreign {
+		if _, err := b.Stat(ctx, name); len(told) > 0 && err != nil {
+			t.Errorf("what is not ours was touched: %v", err)
+		}
+	}
+}
+
+// quiet leaves out the warnings about what is provoked here.
+func quiet(ctx context.Context) context.Context {
+	logger := logrus.New()
+	logger.SetOutput(io.Discard)
+	return log.WithLogger(context.WithoutCancel(ctx), logrus.NewEntry(logger))
+}
+
+// frozen plays on the model: at the point, the database's file is copied, and nothing goes on.
+type frozen struct{ b *fake.Backend }
+
+func (f *frozen) backend() zfs.Backend { return f.b }
+
+func (f *frozen) play(t *testing.T, root, at string) (told, passed []string, dir string) {
+	t.Helper()
+	lives, left := t.TempDir(), t.TempDir()
+	type end struct {
+		dir string
+		err error
+	}
+	ended := make(chan end, 1)
+	p := &points{at: at}
+	p.end = func() {
+		raw, err := os.ReadFile(filepath.Join(lives, "metadata.db"))
+		if err == nil {
+			err = os.WriteFile(filepath.Join(left, "metadata.db"), raw, 0o600)
+		}
+		ended <- end{left, err}
+		select {}
+	}
+	tell := func(line string) {
+		p.mu.Lock()
+		if p.dead {
+			p.mu.Unlock()
+			select {}
+		}
+		told = append(told, line)
+		p.mu.Unlock()
+	}
+	ctx := quiet(t.Context())
+	go func() {
+		s, err := snapshotter.Open(ctx, faultOptions(f.b, root, lives, p))
+		if err == nil {
+			err = play(&history{ctx: ctx, s: s}, tell)
+			err = errors.Join(err, s.Close())
+		}
+		ended <- end{lives, err}
+	}()
+	e := <-ended
+	if e.err != nil {
+		t.Fatal(e.err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(told), slices.Clone(p.order), e.dir
+}
+
+// killed plays on a real pool, in a process of its own.
+type killed struct {
+	b    zfs.Backend
+	work string
+}
+
+func (k *killed) backend() zfs.Backend { return k.b }
+
+const victimEnv = "PVELXC_FAULT"
+
+func (k *killed) play(t *testing.T, root, at string) (told, passed []string, dir string) {
+	t.Helper()
+	dir, err := os.MkdirTemp(k.work, "state")
+	if err != nil {
+		t.Fatal(err)
+	}
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), program, "-test.run", "^TestVictim$", "-test.v")
+	cmd.Env = append(os.Environ(), victimEnv+"="+strings.Join([]string{root, dir, at}, "\n"))
+	out, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+	case errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL && at != "": //nolint:errcheck,forcetypeassert // it is one on Linux
+	default:
+		t.Fatalf("%v\n%s", err, out)
+	}
+	// Its mounts outlive it, as they do a daemon.
+	mounts, _ := filepath.Glob(dir + "/mnt*")
+	for _, m := range mounts {
+		if err := mount.UnmountAll(m, 0); err != nil {
+			t.Error(err)
+		}
+	}
+	return lines(t, dir+"/told"), lines(t, dir+"/passed"), dir
+}
+
+func lines(t *testing.T, file string) []string {
+	t.Helper()
+	f, err := os.Open(file)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var l []string
+	for s := bufio.NewScanner(f); s.Scan(); {
+		l = append(l, s.Text())
+	}
+	return l
+}
+
+// TestVictim is the process that TestFaultsOnPool kills.
+func TestVictim(t *testing.T) {
+	args := strings.Split(os.Getenv(victimEnv), "\n")
+	if len(args) != 3 {
+		t.Skip("is a part of TestFaultsOnPool")
+	}
+	root, dir, at := args[0], args[1], args[2]
+	note := func(name string) func(string) {
+		f, err := os.OpenFile(filepath.Join(dir, name), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return func(line string) { fmt.Fprintln(f, line) }
+	}
+	told, passed := note("told"), note("passed")
+	p := &points{at: at}
+	p.end = func() {
+		passed(strings.Join(p.order, "\n"))
+		if err := syscall.Kill(os.Getpid(), syscall.SIGKILL); err != nil {
+			panic(err)
+		}
+		select {}
+	}
+	s, err := snapshotter.Open(t.Context(), faultOptions(backend(t, "ioctl"), root, dir, p))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := play(&history{t.Context(), s, dir}, told); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	passed(strings.Join(p.order, "\n"))
+}
+
+// TestFaultsOnPool is TestFaults on real ZFS, with kill -9. $VM_CI: only every fifth point.
+func TestFaultsOnPool(t *testing.T) {
+	pool(t)
+	stride := 1
+	if os.Getenv("VM_CI") != "" {
+		stride = 5
+	}
+	if n, err := strconv.Atoi(os.Getenv("PVELXC_FAULT_STRIDE")); err == nil {
+		stride = n
+	}
+	faults(t, &killed{backend(t, "ioctl"), t.TempDir()}, "suite", stride)
+}
