@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -21,7 +22,11 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	err := newCommand(os.Stdout).ExecuteContext(ctx)
 	stop()
-	if err != nil {
+	var told exitStatus
+	switch {
+	case errors.As(err, &told):
+		os.Exit(int(told))
+	case err != nil:
 		fmt.Fprintln(os.Stderr, "pvelxc:", err)
 		os.Exit(1)
 	}
@@ -37,6 +42,7 @@ func newCommand(out io.Writer) *cobra.Command {
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetOut(out)
-	root.AddCommand(listCommand(), inspectCommand(), explainCommand(), logsCommand(), featuresCommand(), gcCommand(), configCommand(), versionCommand(), poolCommand())
+	root.PersistentFlags().BoolP("quiet", "q", false, "say only what is wrong")
+	root.AddCommand(listCommand(), inspectCommand(), explainCommand(), logsCommand(), doctorCommand(), featuresCommand(), gcCommand(), configCommand(), versionCommand(), poolCommand())
 	return root
 }
