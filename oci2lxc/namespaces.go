@@ -105,7 +105,7 @@ func (c *converter) idMap() {
 		// liblxc joins a user namespace only together with its map, and everything that
 		// the shim makes for the container is owned through it.
 		joined := c.opts.JoinedIDMap
-		if joined != nil && !empty && !sameIDMap(joined, given) {
+		if joined != nil && !empty && !joined.Equal(given) {
 			c.invalid(field, "leave the mappings out: the namespace has its own", "the mappings differ from those of the user namespace that is joined")
 			return
 		}
@@ -163,8 +163,9 @@ func overlap(ids []specs.LinuxIDMapping, start func(specs.LinuxIDMapping) uint32
 	return -1
 }
 
-func sameIDMap(a, b *IDMap) bool {
-	return sameIDs(a.UIDs, b.UIDs) && sameIDs(a.GIDs, b.GIDs)
+// Equal says whether two maps map the same ids, in whatever order.
+func (m *IDMap) Equal(other *IDMap) bool {
+	return sameIDs(m.UIDs, other.UIDs) && sameIDs(m.GIDs, other.GIDs)
 }
 
 func sameIDs(a, b []specs.LinuxIDMapping) bool {

@@ -28,7 +28,7 @@ const (
 )
 
 // config serves every containerd line: newer ones migrate version 2. CRI and all that belongs to it
-// is off, as is everything that writes outside root and state.
+// is off unless asked for, as is everything that writes outside root and state.
 const config = `version = 2
 root = %q
 state = %q
@@ -44,8 +44,7 @@ disabled_plugins = [%s]
 `
 
 var disabledPlugins = []string{
-	"io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime",
-	"io.containerd.internal.v1.opt", "io.containerd.nri.v1.nri", "io.containerd.internal.v1.tracing",
+	"io.containerd.internal.v1.opt", "io.containerd.internal.v1.tracing",
 	"io.containerd.tracing.processor.v1.otlp", "io.containerd.image-verifier.v1.bindir",
 	"io.containerd.snapshotter.v1.erofs", "io.containerd.snapshotter.v1.blockfile",
 }
@@ -63,17 +62,24 @@ type Daemon struct {
 	exited chan struct{}
 }
 
-// New prepares a containerd below dir; Start runs it.
-func New(dir string, version Version) (*Daemon, error) {
+// New prepares a containerd below dir, with CRI unless cri is nil; Start runs it.
+func New(dir string, version Version, cri *CRI) (*Daemon, error) {
 	d := &Daemon{Dir: dir, Address: filepath.Join(dir, "containerd.sock"), Version: version}
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return nil, fmt.Errorf("make the directory of containerd: %w", err)
 	}
-	quoted := make([]string, len(disabledPlugins))
-	for i, p := range disabledPlugins {
+	disabled := disabledPlugins
+	if cri == nil {
+		disabled = append(slices.Clone(disabled), criPlugins...)
+	}
+	quoted := make([]string, len(disabled))
+	for i, p := range disabled {
 		quoted[i] = fmt.Sprintf("%q", p)
 	}
 	text := fmt.Sprintf(config, filepath.Join(dir, "root"), d.State(), strings.Join(quoted, ", "), d.Address, d.Address+".ttrpc")
+	if cri != nil {
+		text += cri.config(d)
+	}
 	if err := os.WriteFile(filepath.Join(dir, "config.toml"), []byte(text), 0o600); err != nil {
 		return nil, fmt.Errorf("write containerd's configuration: %w", err)
 	}

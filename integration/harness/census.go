@@ -32,10 +32,11 @@ func TakeCensus(e *Env) Census {
 	c.mounts()
 	c.cgroups()
 	c.sockets()
-	tasks := "io.containerd.runtime.v2.task"
-	for _, dir := range append([]string{
-		fifoDir(), Registrations(), filepath.Join(e.Daemon.State(), tasks), filepath.Join(e.Daemon.Dir, "root", tasks),
-	}, watched...) {
+	for _, plugin := range []string{"runtime.v2.task", "grpc.v1.cri", "sandbox.controller.v1.shim"} {
+		c.files(filepath.Join(e.Daemon.State(), "io.containerd."+plugin))
+		c.files(filepath.Join(e.Daemon.Dir, "root", "io.containerd."+plugin))
+	}
+	for _, dir := range append([]string{fifoDir(), Registrations()}, watched...) {
 		c.files(dir)
 	}
 	if name, err := os.Hostname(); err == nil {
@@ -180,8 +181,8 @@ func (c Census) files(dir string) {
 	})
 }
 
-// guard fails the test when something that was not there now is left after its clean-up.
-func (e *Env) guard(t *testing.T) {
+// Guard fails the test when something that was not there now is left after its clean-up.
+func (e *Env) Guard(t *testing.T) {
 	t.Helper()
 	before := TakeCensus(e)
 	t.Cleanup(func() {

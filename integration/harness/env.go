@@ -64,7 +64,7 @@ func Each(t *testing.T, test func(t *testing.T, e *Env)) {
 func On(t *testing.T, r Runtime) *Env {
 	t.Helper()
 	e := newEnv(t, r, sharedDaemon(t))
-	e.guard(t)
+	e.Guard(t)
 	return e
 }
 
@@ -72,8 +72,8 @@ func On(t *testing.T, r Runtime) *Env {
 // stop, kill and start again.
 func Private(t *testing.T, r Runtime, version daemon.Version) *Env {
 	t.Helper()
-	skipWithoutRoot(t)
-	d := startDaemon(t, filepath.Join(Work, fmt.Sprintf("d%d", serial.Add(1))), version)
+	NeedsRoot(t)
+	d := runDaemon(t, filepath.Join(Work, fmt.Sprintf("d%d", serial.Add(1))), version)
 	t.Cleanup(func() {
 		if err := d.Stop(); err != nil {
 			t.Error(err)
@@ -81,7 +81,7 @@ func Private(t *testing.T, r Runtime, version daemon.Version) *Env {
 		d.Client.Close()
 	})
 	e := newEnv(t, r, d)
-	e.guard(t)
+	e.Guard(t)
 	return e
 }
 
@@ -105,18 +105,37 @@ var (
 	prepared sync.Map // daemon directory and namespace → struct{}
 )
 
-func skipWithoutRoot(t *testing.T) {
+// NeedsRoot skips the test where no containers can be made.
+func NeedsRoot(t *testing.T) {
 	t.Helper()
 	if needsRoot != "" {
 		t.Skip(needsRoot)
 	}
 }
 
+// StartDaemon runs a containerd below dir, with CRI unless cri is nil, whose shims register containers at
+// [Registrations] and leave the race detector's reports where [Env.Guard] finds them.
+func StartDaemon(ctx context.Context, dir string, version daemon.Version, cri *daemon.CRI) (*daemon.Daemon, error) {
+	config := filepath.Join(Work, "pvelxc.toml")
+	if err := os.MkdirAll(Registrations(), 0o755); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(config, fmt.Appendf(nil, "version = 1\n[pve]\nroot = %q\n", Registrations()), 0o600); err != nil {
+		return nil, err
+	}
+	d, err := daemon.New(dir, version, cri)
+	if err != nil {
+		return nil, err
+	}
+	d.Env = append(d.Env, "GORACE=atexit_sleep_ms=0 log_path="+filepath.Join(Work, "race"), "PVELXC_CONFIG="+config)
+	return d, d.Start(ctx)
+}
+
 func sharedDaemon(t *testing.T) *daemon.Daemon {
 	t.Helper()
-	skipWithoutRoot(t)
+	NeedsRoot(t)
 	if shared == nil {
-		shared = startDaemon(t, filepath.Join(Work, "d"), daemon.Containerd2)
+		shared = runDaemon(t, filepath.Join(Work, "d"), daemon.Containerd2)
 	}
 	return shared
 }
@@ -127,21 +146,9 @@ func stopShared() {
 	}
 }
 
-func startDaemon(t *testing.T, dir string, version daemon.Version) *daemon.Daemon {
+func runDaemon(t *testing.T, dir string, version daemon.Version) *daemon.Daemon {
 	t.Helper()
-	config := filepath.Join(Work, "pvelxc.toml")
-	err := os.MkdirAll(Registrations(), 0o755)
-	if err == nil {
-		err = os.WriteFile(config, fmt.Appendf(nil, "version = 1\n[pve]\nroot = %q\n", Registrations()), 0o600)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	d, err := daemon.New(dir, version)
-	if err == nil {
-		d.Env = append(d.Env, "GORACE=atexit_sleep_ms=0 log_path="+filepath.Join(Work, "race"), "PVELXC_CONFIG="+config)
-		err = d.Start(context.Background())
-	}
+	d, err := StartDaemon(context.Background(), dir, version, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

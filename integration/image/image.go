@@ -23,6 +23,7 @@ import (
 const (
 	Busybox = "pvelxc.test/busybox:latest" // a small system: applets, users, /tmp
 	Scratch = "pvelxc.test/scratch:latest" // nothing but /busybox: no /dev, no /proc, no /etc
+	Pause   = "pvelxc.test/pause:latest"   // what holds the namespaces of a pod: one process that sleeps
 )
 
 // busyboxPath is where Debian's busybox-static has its program.
@@ -52,7 +53,7 @@ var system = map[string]file{
 	"etc/group":  {mode: 0o644, data: []byte("root:x:0:\ndaemon:x:1:\napp:x:1000:\nstaff:x:2000:app\naudio:x:2001:app\n")},
 }
 
-// Archive is an OCI image layout, as a tar stream, of both images.
+// Archive is an OCI image layout, as a tar stream, of all images.
 func Archive() ([]byte, error) {
 	program, err := os.ReadFile(busyboxPath)
 	if err != nil {
@@ -75,10 +76,12 @@ func Archive() ([]byte, error) {
 	err = layout.add(Busybox, files, ocispec.ImageConfig{
 		Env: []string{"PATH=/bin"}, Cmd: []string{"/bin/sh"}, WorkingDir: "/",
 	})
+	alone := map[string]file{"busybox": {mode: 0o755, data: program}}
 	if err == nil {
-		err = layout.add(Scratch, map[string]file{"busybox": {mode: 0o755, data: program}}, ocispec.ImageConfig{
-			Entrypoint: []string{"/busybox"},
-		})
+		err = layout.add(Scratch, alone, ocispec.ImageConfig{Entrypoint: []string{"/busybox"}})
+	}
+	if err == nil {
+		err = layout.add(Pause, alone, ocispec.ImageConfig{Entrypoint: []string{"/busybox", "sleep", "2147483647"}})
 	}
 	if err != nil {
 		return nil, err

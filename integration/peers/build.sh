@@ -4,13 +4,16 @@
 # a .done stamp and is never built again, so an interrupted build starts over and a second run
 # costs nothing.
 #
-#   integration/peers/build.sh [containerd|containerd-1.7|runc|nerdctl|all]...
+#   integration/peers/build.sh [containerd|containerd-1.7|runc|nerdctl|kubernetes|all]...
+#
+# all is without kubernetes, which takes ten minutes of two idle cores, and which make test-k8s alone needs.
 set -euo pipefail
 
 readonly CONTAINERD=v2.4.2 # the current line
 readonly CONTAINERD_17=v1.7.35 # what Debian 13, the base of Proxmox VE 9, packages (its last patch release)
 readonly RUNC=v1.5.1
 readonly NERDCTL=v2.1.2
+readonly KUBERNETES=v1.37.2
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 peers=$repo/out/peers
@@ -24,6 +27,10 @@ log() { printf '[peers] %s\n' "$*" >&2; }
 # once DIR FUNCTION: runs FUNCTION with a fresh staging directory and moves it to DIR when it succeeded.
 once() {
 	local dir=$peers/$1 build=$2 stage start=$SECONDS
+	# Two makes in one checkout must not share a staging directory; a long build must not keep others
+	# waiting that want something else.
+	exec 9>"$work/$1.lock"
+	flock 9
 	if [[ -e $dir/.done ]]; then
 		return 0
 	fi
@@ -89,24 +96,50 @@ build_nerdctl() {
 	rm -r src
 }
 
+# Kubernetes' module wants its staging modules beside it, as no version of their own (v0.0.0): a module of
+# our own requires it and replaces them by what was published of them.
+build_kubernetes() {
+	local out=$1 module=k8s.io/kubernetes command staging
+	mkdir mod
+	cd mod
+	go mod init peers/kubernetes 2>/dev/null
+	cp "$(go mod download -json "$module@$KUBERNETES" | sed -n 's/^[[:space:]]*"GoMod": "\(.*\)",*$/\1/p')" upstream.mod
+	sed -n 's/^[[:space:]]*\(k8s\.io\/[a-z0-9-]*\) => \.\/staging.*/\1/p; s/^[[:space:]]*\(k8s\.io\/[a-z0-9-]*\) v0\.0\.0\( .*\)*$/\1/p' upstream.mod | sort -u >staging
+	while read -r staging; do
+		go mod edit -replace "$staging=$staging@v0.${KUBERNETES#v1.}"
+	done <staging
+	go mod edit -require "$module@$KUBERNETES"
+	{
+		printf '//go:build tools\n\npackage tools\n\nimport (\n'
+		for command in kubelet kube-apiserver kube-controller-manager kube-scheduler; do
+			printf '\t_ "%s/cmd/%s"\n' "$module" "$command"
+		done
+		printf ')\n'
+	} >tools.go
+	for command in kubelet kube-apiserver kube-controller-manager kube-scheduler; do
+		CGO_ENABLED=0 go build -mod=mod -trimpath -ldflags "$LDFLAGS -X k8s.io/component-base/version.gitVersion=$KUBERNETES" \
+			-o "$out/" "$module/cmd/$command"
+	done
+	cd ..
+	rm -r mod
+}
+
 target() {
 	case $1 in
 	containerd) once "containerd-${CONTAINERD#v}" build_containerd ;;
 	containerd-1.7) once "containerd-${CONTAINERD_17#v}" build_containerd_17 ;;
 	runc) once "runc-${RUNC#v}" build_runc ;;
 	nerdctl) once "nerdctl-${NERDCTL#v}" build_nerdctl ;;
+	kubernetes) once "kubernetes-${KUBERNETES#v}" build_kubernetes ;;
 	all) for t in containerd runc containerd-1.7 nerdctl; do target "$t"; done ;;
 	*)
-		log "unknown target $1 (hint: containerd, containerd-1.7, runc, nerdctl or all)"
+		log "unknown target $1 (hint: containerd, containerd-1.7, runc, nerdctl, kubernetes or all)"
 		exit 2
 		;;
 	esac
 }
 
 mkdir -p "$work"
-# One build at a time: two makes in one checkout must not share a staging directory.
-exec 9>"$work/lock"
-flock 9
 for t in "${@:-all}"; do
 	target "$t"
 done

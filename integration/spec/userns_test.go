@@ -3,6 +3,7 @@ package spec
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -11,6 +12,7 @@ import (
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/pvelxc/pvelxc/integration/harness"
 )
@@ -68,4 +70,46 @@ func owner(t *testing.T, path string) int {
 		t.Fatal(err)
 	}
 	return int(info.Sys().(*syscall.Stat_t).Uid)
+}
+
+// A user namespace that no process is in, such as containerd pins for a pod before there is a sandbox: its
+// map is what the specification says, and a container that says otherwise does not come to be.
+func TestPinnedUserNamespace(t *testing.T) {
+	harness.Each(t, func(t *testing.T, e *harness.Env) {
+		pin := filepath.Join(volume(t), "user")
+		if err := os.WriteFile(pin, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		holder := exec.Command("sleep", "1000")
+		holder.SysProcAttr = &syscall.SysProcAttr{
+			Cloneflags:  syscall.CLONE_NEWUSER,
+			UidMappings: []syscall.SysProcIDMap{{HostID: base, Size: size}},
+			GidMappings: []syscall.SysProcIDMap{{HostID: base, Size: size}},
+
+			GidMappingsEnableSetgroups: true,
+		}
+		if err := holder.Start(); err != nil {
+			t.Fatal(err)
+		}
+		err := unix.Mount(fmt.Sprintf("/proc/%d/ns/user", holder.Process.Pid), pin, "", unix.MS_BIND, "")
+		_ = holder.Process.Kill()
+		_ = holder.Wait()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = unix.Unmount(pin, unix.MNT_DETACH) })
+		joining := func(from uint32) harness.Option {
+			return harness.Edit(func(s *specs.Spec) {
+				s.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: from, Size: size}}
+				s.Linux.GIDMappings = s.Linux.UIDMappings
+				s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace, Path: pin})
+			})
+		}
+		ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: base, Size: size}}
+		snapshot := harness.Snapshot(containerd.WithUserNSRemapperLabels(ids, ids))
+		prints(t, e, lines("0 100000 65536", 0), "cat /proc/self/uid_map | tr -s ' ' | cut -c2-; id -u", joining(base), snapshot)
+		if _, err := e.TryCreate(t, joining(base+1), snapshot, harness.Forever()); err == nil {
+			t.Error("a container whose map is not that of its namespace")
+		}
+	})
 }

@@ -144,6 +144,9 @@ func (c *Container) park(ctx context.Context, in *inputs, pid int) error {
 		return fmt.Errorf("open PID 1: %w", err)
 	}
 	c.init.setLive(pid, os.NewFile(uintptr(fd), "init"))
+	if err := c.checkIDMap(pid); err != nil {
+		return err
+	}
 	if c.state.Init, err = refOf(pid); err != nil {
 		return err
 	}

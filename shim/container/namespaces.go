@@ -99,8 +99,12 @@ func sameFile(a, b string) bool {
 	return err1 == nil && err2 == nil && os.SameFile(fa, fb)
 }
 
-// joinedIDMap reads the map of the user namespace that the specification joins; nil
+// joinedIDMap is the map of the user namespace that the specification joins; nil
 // when it joins none. The rootfs and the LXC config need it.
+//
+// The kernel tells it of processes only. A namespace without any, such as the one
+// that containerd pins for a pod before there is a sandbox, has what the
+// specification says; checkIDMap holds that against the truth once there is PID 1.
 func joinedIDMap(spec *specs.Spec) (*oci2lxc.IDMap, error) {
 	if spec.Linux == nil {
 		return nil, nil
@@ -109,19 +113,59 @@ func joinedIDMap(spec *specs.Spec) (*oci2lxc.IDMap, error) {
 		if ns.Type != specs.UserNamespace || ns.Path == "" {
 			continue
 		}
-		match := processNamespace.FindStringSubmatch(filepath.Clean(ns.Path))
-		if match == nil || match[2] != "user" {
-			return nil, fmt.Errorf("linux.namespaces: user namespace %s: its id map can only be read of a /proc/PID/ns/user path: %w",
-				ns.Path, errdefs.ErrNotImplemented)
+		pid := ""
+		if match := processNamespace.FindStringSubmatch(filepath.Clean(ns.Path)); match != nil && match[2] == "user" {
+			pid = match[1]
+		} else if len(spec.Linux.UIDMappings) > 0 && len(spec.Linux.GIDMappings) > 0 {
+			return &oci2lxc.IDMap{UIDs: spec.Linux.UIDMappings, GIDs: spec.Linux.GIDMappings}, nil
+		} else if pid = memberOf(ns.Path); pid == "" {
+			return nil, fmt.Errorf("linux.namespaces: user namespace %s: no process is in it whose id map could be read: %w (hint: say it in linux.uidMappings and gidMappings)",
+				ns.Path, errdefs.ErrInvalidArgument)
 		}
-		uids, err1 := readIDMap("/proc/" + match[1] + "/uid_map")
-		gids, err2 := readIDMap("/proc/" + match[1] + "/gid_map")
-		if err := errors.Join(err1, err2); err != nil {
+		ids, err := readIDMaps(pid)
+		if err != nil {
 			return nil, fmt.Errorf("linux.namespaces: user namespace %s: %w", ns.Path, err)
 		}
-		return &oci2lxc.IDMap{UIDs: uids, GIDs: gids}, nil
+		return ids, nil
 	}
 	return nil, nil
+}
+
+// memberOf finds a process that is in the user namespace at path; empty for none.
+func memberOf(path string) string {
+	candidates, _ := filepath.Glob("/proc/[0-9]*/ns/user")
+	for _, c := range candidates {
+		if sameFile(path, c) {
+			return processNamespace.FindStringSubmatch(c)[1]
+		}
+	}
+	return ""
+}
+
+// checkIDMap makes sure that a user namespace that was joined has the map that the
+// container was built with.
+func (c *Container) checkIDMap(pid int) error {
+	if c.plan.Namespace(specs.UserNamespace).Mode != oci2lxc.NamespaceJoin {
+		return nil
+	}
+	ids, err := readIDMaps(strconv.Itoa(pid))
+	if err != nil {
+		return err
+	}
+	if !c.plan.IDMap.Equal(ids) {
+		return fmt.Errorf("linux.uidMappings, linux.gidMappings: the user namespace that is joined has others: %v and %v: %w",
+			ids.UIDs, ids.GIDs, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+func readIDMaps(pid string) (*oci2lxc.IDMap, error) {
+	uids, err1 := readIDMap("/proc/" + pid + "/uid_map")
+	gids, err2 := readIDMap("/proc/" + pid + "/gid_map")
+	if err := errors.Join(err1, err2); err != nil {
+		return nil, err
+	}
+	return &oci2lxc.IDMap{UIDs: uids, GIDs: gids}, nil
 }
 
 func readIDMap(path string) ([]specs.LinuxIDMapping, error) {

@@ -87,7 +87,7 @@ func newBench(ctx context.Context, names []string) (_ *bench, err error) {
 }
 
 func (b *bench) start(ctx context.Context, name string, prefix []string) (*daemon.Daemon, error) {
-	d, err := daemon.New(filepath.Join(harness.Work, name), daemon.Containerd2)
+	d, err := daemon.New(filepath.Join(harness.Work, name), daemon.Containerd2, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -92,7 +92,7 @@ func newStage(out *terminal) (*stage, error) {
 
 func (s *stage) startContainerd(ctx context.Context) error {
 	s.out.title("A private containerd, with its own root, state and socket")
-	d, err := daemon.New(s.dir, daemon.Containerd2)
+	d, err := daemon.New(s.dir, daemon.Containerd2, nil)
 	if err != nil {
 		return err
 	}

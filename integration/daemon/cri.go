@@ -1,0 +1,67 @@
+package daemon
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+)
+
+// criPlugins are those that make a daemon a Kubernetes node.
+var criPlugins = []string{
+	"io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.nri.v1.nri",
+}
+
+// CRI configures the services that a kubelet uses.
+type CRI struct {
+	SandboxImage string    // of the pause containers; it must be there before the first pod
+	Handlers     []Handler // the first is the default
+	NetworkDir   string    // holds the CNI configurations
+	PluginDir    string    // holds the CNI plugins
+}
+
+// Handler is a runtime handler: what a RuntimeClass names.
+type Handler struct {
+	Name, Type string
+	Sandboxer  string // "podsandbox" or "shim"; empty for containerd's default. 1.7 does not have it for a handler.
+}
+
+// NRISocket is where NRI plugins connect to a daemon with CRI.
+func (d *Daemon) NRISocket() string { return filepath.Join(d.Dir, "nri.sock") }
+
+// CDIDir is where a daemon with CRI looks for CDI specifications.
+func (d *Daemon) CDIDir() string { return filepath.Join(d.Dir, "cdi") }
+
+// criConfig is in the form of containerd 1.7, which 2.x migrates.
+const criConfig = `
+[plugins."io.containerd.nri.v1.nri"]
+  disable = false
+  socket_path = %q
+  plugin_path = %q
+  plugin_config_path = %q
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = %q
+  restrict_oom_score_adj = true
+  enable_cdi = true
+  cdi_spec_dirs = [%q]
+  enable_unprivileged_ports = true
+  enable_unprivileged_icmp = true
+  image_pull_progress_timeout = "10s"
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    conf_dir = %q
+    bin_dir = %q
+  [plugins."io.containerd.grpc.v1.cri".containerd]
+    default_runtime_name = %q
+`
+
+func (c *CRI) config(d *Daemon) string {
+	var b strings.Builder
+	none := filepath.Join(d.Dir, "nri")
+	fmt.Fprintf(&b, criConfig, d.NRISocket(), none, none, c.SandboxImage, d.CDIDir(), c.NetworkDir, c.PluginDir, c.Handlers[0].Name)
+	for _, h := range c.Handlers {
+		fmt.Fprintf(&b, "    [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.%s]\n      runtime_type = %q\n", h.Name, h.Type)
+		if h.Sandboxer != "" {
+			fmt.Fprintf(&b, "      sandboxer = %q\n", h.Sandboxer)
+		}
+	}
+	return b.String()
+}
