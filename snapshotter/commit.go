@@ -49,6 +49,7 @@ type commitment struct {
 	seq       uint64
 	record    commitRecord
 	usage     snapshots.Usage
+	tick      tick
 }
 
 // Commit makes a snapshot of an active one's dataset: one txg, in which the snapshot's properties are set as well.
@@ -67,6 +68,7 @@ func (s *Snapshotter) Commit(ctx context.Context, name, key string, opts ...snap
 		if err := s.b.Snapshot(ctx, snap, props); err != nil {
 			return err
 		}
+		c.tick = now()
 		i, err := s.b.Stat(ctx, snap)
 		if err != nil {
 			return err
@@ -88,6 +90,7 @@ func (s *Snapshotter) Commit(ctx context.Context, name, key string, opts ...snap
 		if err != nil {
 			return s.undoCommit(ctx, c, err)
 		}
+		c.tick.pass()
 		return nil
 	})
 	if err != nil {

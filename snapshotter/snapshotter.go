@@ -44,6 +44,9 @@ type Options struct {
 	WarmLayers, WarmClones int
 	// ForeignSnapshots is KeepForeign when empty.
 	ForeignSnapshots Foreign
+	// Release, when not nil, is told of a dataset that is about to be destroyed or rolled back, so that whoever of us has it
+	// mounted lets go of it.
+	Release func(dataset string)
 	// Observe, when not nil, is told of every operation: its name, duration and result.
 	Observe func(op string, took time.Duration, err error)
 
@@ -122,6 +125,9 @@ func Open(ctx context.Context, opts Options) (*Snapshotter, error) {
 		under:  opts.Root + "/s",
 		kick:   make(chan struct{}, 1),
 		recent: recent{max: opts.WarmLayers},
+	}
+	if s.opts.Release == nil {
+		s.opts.Release = func(string) {}
 	}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	if err := s.open(ctx); err != nil {

@@ -74,6 +74,9 @@ func (s *Snapshotter) destroyTombstones(ctx context.Context, force bool) error {
 		return err
 	}
 	names := newestFirst(due)
+	for _, name := range names {
+		s.opts.Release(name)
+	}
 	failed, err := s.b.Destroy(ctx, names)
 	if err != nil {
 		return err
@@ -176,6 +179,7 @@ func (s *Snapshotter) rollbackHeads(ctx context.Context) error {
 	}
 	var result error
 	for name, snap := range todo {
+		s.opts.Release(name)
 		// Others' snapshots are in the way for as long as they are there: then the head is simply not leased.
 		if err := s.b.Rollback(ctx, snap); err != nil {
 			if !errors.Is(err, zfs.ErrExist) && !zfs.IsNotExist(err) && !zfs.IsBusy(err) {

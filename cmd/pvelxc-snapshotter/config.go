@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -26,6 +27,8 @@ type config struct {
 	State string `toml:"state"`
 	// Address is the socket, unless systemd passes one.
 	Address string `toml:"address"`
+	// Containerd is containerd's socket, for the blobs of the Diff service.
+	Containerd string `toml:"containerd"`
 	// Backend is auto, ioctl or cli.
 	Backend string `toml:"backend"`
 	// Metrics is a TCP address for Prometheus, or "".
@@ -36,16 +39,16 @@ type config struct {
 	ForeignSnapshots snapshotter.Foreign `toml:"foreign_snapshots"`
 }
 
-func defaults() config {
+func defaultConfig() config {
 	return config{
 		Version: 1, State: "/var/lib/pvelxc-snapshotter", Address: "/run/pvelxc-snapshotter/snapshotter.sock",
-		Backend: "auto", WarmLayers: 4, WarmClones: 1, ForeignSnapshots: snapshotter.KeepForeign,
+		Containerd: "/run/containerd/containerd.sock", Backend: "auto", WarmLayers: 4, WarmClones: 1, ForeignSnapshots: snapshotter.KeepForeign,
 	}
 }
 
 // parse reads a configuration over the defaults and checks it.
 func parse(raw []byte) (config, error) {
-	c := defaults()
+	c := defaultConfig()
 	d := toml.NewDecoder(bytes.NewReader(raw))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&c); err != nil {
@@ -64,6 +67,8 @@ func (c config) check() error {
 		return fmt.Errorf("version = %d: this program knows version 1: %w", c.Version, errdefs.ErrInvalidArgument)
 	case c.Root == "":
 		return fmt.Errorf("root is missing (hint: root = \"rpool/pvelxc\"): %w", errdefs.ErrInvalidArgument)
+	case !filepath.IsAbs(c.Containerd):
+		return fmt.Errorf("containerd = %q: want the absolute path of its socket: %w", c.Containerd, errdefs.ErrInvalidArgument)
 	case c.WarmLayers < 0 || c.WarmClones < 0 || c.WarmLayers*c.WarmClones > 1000:
 		return fmt.Errorf("warm_layers = %d, warm_clones = %d: want numbers from 0 whose product is at most 1000: %w", c.WarmLayers, c.WarmClones, errdefs.ErrInvalidArgument)
 	}

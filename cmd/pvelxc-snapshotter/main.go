@@ -13,12 +13,22 @@ import (
 	"path/filepath"
 	"syscall"
 
+	leasesapi "github.com/containerd/containerd/api/services/leases/v1"
+	contentproxy "github.com/containerd/containerd/v2/core/content/proxy"
+	leasesproxy "github.com/containerd/containerd/v2/core/leases/proxy"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/defaults"
 	"github.com/containerd/log"
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/pvelxc/pvelxc/snapshotter"
+	"github.com/pvelxc/pvelxc/snapshotter/diff"
+	"github.com/pvelxc/pvelxc/snapshotter/mounts"
 	"github.com/pvelxc/pvelxc/snapshotter/service"
+	"github.com/pvelxc/pvelxc/snapshotter/zfs"
 	"github.com/pvelxc/pvelxc/snapshotter/zfs/probe"
 )
 
@@ -70,9 +80,11 @@ func serve(ctx context.Context, c config) (err error) {
 		return fmt.Errorf("state: %w", err)
 	}
 	m := newMetrics()
+	trees := mounts.New(mounts.Datasets(c.Root + "/s"))
+	defer trees.Close()
 	sn, err := snapshotter.Open(ctx, snapshotter.Options{
 		Root: c.Root, Dir: c.State, Backend: b, WarmLayers: c.WarmLayers, WarmClones: c.WarmClones,
-		ForeignSnapshots: c.ForeignSnapshots, Observe: m.observe,
+		ForeignSnapshots: c.ForeignSnapshots, Release: trees.Release, Observe: m.observe,
 	})
 	if err != nil {
 		return err
@@ -86,6 +98,18 @@ func serve(ctx context.Context, c config) (err error) {
 		}
 		defer func() { err = errors.Join(err, stop()) }()
 	}
+	containerd, err := dial(c.Containerd)
+	if err != nil {
+		return err
+	}
+	defer containerd.Close()
+	differ := diff.New(diff.Options{
+		Mounts: trees, Content: contentproxy.NewContentStore(containerd), Leases: leasesproxy.NewLeaseManager(leasesapi.NewLeasesClient(containerd)),
+		Descends: func(ctx context.Context, lower, upper mount.Mount) bool {
+			return zfs.Descends(ctx, b, lower.Source, upper.Source)
+		},
+		Observe: m.observe,
+	})
 	l, err := listen(ctx, c.Address)
 	if err != nil {
 		return err
@@ -95,7 +119,17 @@ func serve(ctx context.Context, c config) (err error) {
 	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
 		log.G(ctx).WithError(err).Warn("systemd was not notified")
 	}
-	return service.Serve(ctx, l, sn)
+	return service.Serve(ctx, l, sn, differ)
+}
+
+// dial connects to containerd when something is asked of it first: it is started after us, and waits for us.
+func dial(socket string) (*grpc.ClientConn, error) {
+	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(defaults.DefaultMaxRecvMsgSize), grpc.MaxCallSendMsgSize(defaults.DefaultMaxSendMsgSize)))
+	if err != nil {
+		return nil, fmt.Errorf("containerd: %w", err)
+	}
+	return conn, nil
 }
 
 // listen takes the socket that systemd passed, or makes one that only root may use. One that nobody listens on any more

@@ -15,7 +15,7 @@ func TestParse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Root != "rpool/pvelxc" || c.WarmClones != 2 || c.WarmLayers != defaults().WarmLayers || c.Backend != "auto" {
+	if c.Root != "rpool/pvelxc" || c.WarmClones != 2 || c.WarmLayers != defaultConfig().WarmLayers || c.Backend != "auto" {
 		t.Errorf("%+v", c)
 	}
 	for name, text := range map[string]string{
@@ -26,6 +26,7 @@ func TestParse(t *testing.T) {
 		"name":        "root = \"a/../b\"",
 		"negative":    "root = \"a/b\"\nwarm_clones = -1",
 		"syntax":      "root =",
+		"containerd":  "root = \"a/b\"\ncontainerd = \"\"",
 	} {
 		if _, err := parse([]byte(text)); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%s: %v", name, err)
@@ -98,7 +99,7 @@ func TestShippedConfig(t *testing.T) {
 		}
 	}
 	got, err := parse([]byte(strings.Join(lines, "\n")))
-	if err != nil || got != want || settings != 7 {
+	if err != nil || got != want || settings != 8 {
 		t.Errorf("%d defaults in comments: %+v, %v; want %+v", settings, got, err, want)
 	}
 }

@@ -1,5 +1,5 @@
-// Package service serves a Snapshotter to containerd: the snapshots API and health over gRPC, as a proxy plugin expects
-// them on a socket.
+// Package service serves a Snapshotter and a Differ to containerd: the snapshots and diff APIs and health over gRPC, as
+// proxy plugins expect them on a socket.
 package service
 
 import (
@@ -9,8 +9,11 @@ import (
 	"net"
 	"time"
 
+	diffapi "github.com/containerd/containerd/api/services/diff/v1"
 	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
+	"github.com/containerd/containerd/v2/contrib/diffservice"
 	"github.com/containerd/containerd/v2/contrib/snapshotservice"
+	"github.com/containerd/containerd/v2/core/diff"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
@@ -20,11 +23,18 @@ import (
 // stopTimeout bounds the wait for requests under way when the service ends.
 const stopTimeout = 20 * time.Second
 
+// Differ is both halves of the diff API.
+type Differ interface {
+	diff.Applier
+	diff.Comparer
+}
+
 // Serve answers on the listener until ctx ends; then it lets requests under way finish, and returns nil. It closes the
-// listener, and not the snapshotter.
-func Serve(ctx context.Context, l net.Listener, sn snapshots.Snapshotter) error {
+// listener, and neither snapshotter nor differ.
+func Serve(ctx context.Context, l net.Listener, sn snapshots.Snapshotter, d Differ) error {
 	server := grpc.NewServer()
 	snapshotsapi.RegisterSnapshotsServer(server, snapshotservice.FromSnapshotter(sn))
+	diffapi.RegisterDiffServer(server, diffservice.FromApplierAndComparer(d, d))
 	state := health.NewServer()
 	grpc_health_v1.RegisterHealthServer(server, state)
 	ended := make(chan error, 1)

@@ -35,6 +35,7 @@ func Run(t *testing.T, b zfs.Backend, parent string) {
 		"Errors":       failures,
 		"Context":      canceled,
 		"Parallel":     parallel,
+		"Descends":     descends,
 	} {
 		t.Run(name, func(t *testing.T) {
 			ds := parent + "/" + strings.ToLower(name)
@@ -445,4 +446,27 @@ func parallel(t *testing.T, b zfs.Backend, ds string) {
 		})
 	}
 	wg.Wait()
+}
+
+func descends(t *testing.T, b zfs.Backend, ds string) {
+	ctx := t.Context()
+	for _, step := range []error{
+		b.Create(ctx, ds+"/a", nil), b.Snapshot(ctx, ds+"/a@1", nil), b.Snapshot(ctx, ds+"/a@2", nil), b.Snapshot(ctx, ds+"/a@3", nil),
+		b.Clone(ctx, ds+"/a@2", ds+"/b"), b.Snapshot(ctx, ds+"/b@1", nil), b.Clone(ctx, ds+"/b@1", ds+"/c"),
+		b.Create(ctx, ds+"/x", nil), b.Snapshot(ctx, ds+"/x@1", nil),
+	} {
+		if step != nil {
+			t.Fatal(step)
+		}
+	}
+	for pair, want := range map[[2]string]bool{
+		{"a@1", "a"}: true, {"a@1", "a@1"}: true, {"a@1", "a@2"}: true, {"a@2", "a@1"}: false,
+		{"a@2", "b"}: true, {"a@1", "b"}: true, {"a@3", "b"}: false, {"a@2", "b@1"}: true, {"b@1", "a"}: false,
+		{"a@1", "c"}: true, {"b@1", "c"}: true, {"a@3", "c"}: false,
+		{"a", "a"}: false, {"a@1", "x"}: false, {"x@1", "c"}: false, {"a@1", "none"}: false, {"a@none", "a"}: false,
+	} {
+		if got := zfs.Descends(ctx, b, ds+"/"+pair[0], ds+"/"+pair[1]); got != want {
+			t.Errorf("%s descends from %s: %v", pair[1], pair[0], got)
+		}
+	}
 }
