@@ -1,6 +1,7 @@
 package nerdctl
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"os"
 	"strings"
@@ -37,9 +38,32 @@ func TestRunReadsStdin(t *testing.T) {
 			t.Skip("with runc's shim the end of standard input is sometimes lost, or never comes")
 		}
 		text := strings.Repeat("a line of some length\n", 20000)
-		got := n.feed(t, text, n.runArgs("--rm", "-i", "--net", "none", image.Busybox, "cat")...)
-		if got.status != 0 || got.stdout != text {
-			t.Errorf("status %d, %d bytes came back of %d: %s", got.status, len(got.stdout), len(text), got.log)
+		// Not sent back: nerdctl's log driver, through which all output goes, stops at the container's
+		// end, whatever it has not read by then.
+		got := n.feed(t, text, n.runArgs("--rm", "-i", "--net", "none", image.Busybox, "sha256sum")...)
+		if want := fmt.Sprintf("%x  -\n", sha256.Sum256([]byte(text))); got.status != 0 || got.stdout != want {
+			t.Errorf("want %q, got %s", want, got)
+		}
+	})
+}
+
+// An input may be over before there is a container that could be told.
+func TestRunReadsShortStdin(t *testing.T) {
+	each(t, func(t *testing.T, n *cli) {
+		if n.env.Runtime == harness.Runc {
+			t.Skip("runc's shim waits for more")
+		}
+		for _, text := range []string{"", "x\n"} {
+			got := n.feed(t, text, n.runArgs("--rm", "-i", "--net", "none", image.Busybox, "cat")...)
+			if got.status != 0 || got.stdout != text {
+				t.Errorf("%q came back as %s", text, got)
+			}
+			id := n.start(t, "--net", "none")
+			got = n.feed(t, text, "exec", "-i", id, "cat")
+			if got.status != 0 || got.stdout != text {
+				t.Errorf("exec: %q came back as %s", text, got)
+			}
+			n.ok(t, "rm", "-f", id)
 		}
 	})
 }

@@ -27,6 +27,9 @@ func TestCloseStdinBeforeStreams(t *testing.T) {
 	}
 	defer streams.Close()
 	p.setStdio(streams)
+	if err := streams.Feed(); err != nil {
+		t.Fatal(err)
+	}
 	got := make(chan error, 1)
 	go func() {
 		_, err := io.ReadAll(streams.Child().Stdin)

@@ -65,6 +65,10 @@ func (c *Container) startExec(ctx context.Context, p *Process) (_ int, err error
 		return 0, fmt.Errorf("start %s: %w", p, err)
 	}
 	p.setStdio(streams)
+	if err := streams.Feed(); err != nil {
+		c.failExec(p, streams)
+		return 0, fmt.Errorf("start %s: %w", p, err)
+	}
 	if err := c.enter(ctx, p, proc, streams); err != nil {
 		err = fmt.Errorf("start %s: %w", p, err)
 		c.failExec(p, streams)

@@ -51,6 +51,9 @@ func (c *Container) Start(ctx context.Context, execID string) (int, error) {
 }
 
 func (c *Container) startInit(ctx context.Context) error {
+	if err := c.init.stdio().Feed(); err != nil {
+		return err
+	}
 	if err := c.monitor.proceed(ctx); err != nil {
 		return err
 	}

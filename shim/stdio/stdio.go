@@ -9,7 +9,7 @@
 // process could open other host files by (open_by_handle_at(2) with CAP_DAC_READ_SEARCH), LSMs refuse it by its path, and a user other
 // than root cannot reopen it through /proc/self/fd/1. An anonymous pipe has none of these troubles.
 //
-// Life of an IO: Open, hand Child to the process, Start (or Console), then at its exit Exited, and for its deletion Drain and Close.
+// Life of an IO: Open, hand Child to the process, Start (or Console), Feed, then at its exit Exited, and for its deletion Drain and Close.
 package stdio
 
 import (
@@ -47,7 +47,9 @@ type IO struct {
 	stdin  *input // nil without a stdin
 	stdout *sink  // nil without a stdout; likewise stderr
 	stderr *sink
-	logger *logger // nil without a binary:// URI
+	logger *logger  // nil without a binary:// URI
+	feed   *os.File // our end of stdin's pipe; nil with a terminal
+	fed    sync.Once
 
 	pumps   sync.WaitGroup // the copies out of the process
 	drained chan struct{}  // closed when pumps are done; made by Drain
@@ -72,6 +74,12 @@ func Open(ctx context.Context, config Config) (_ *IO, err error) {
 	if config.Stdin != "" {
 		if s.stdin, err = openInput(config.Stdin); err != nil {
 			return nil, fmt.Errorf("stdin: %w", err)
+		}
+		// A terminal has no end of input: who closes it has detached.
+		if config.Terminal {
+			if err := s.stdin.keep(); err != nil {
+				return nil, fmt.Errorf("stdin: %w", err)
+			}
 		}
 	}
 	if err := s.openOutputs(ctx); err != nil {
@@ -130,7 +138,7 @@ func (s *IO) openChild() (err error) {
 			return fmt.Errorf("stdin: %w", err)
 		}
 		s.pipes = append(s.pipes, feed)
-		go s.pumpInput(feed)
+		s.feed = feed
 	}
 	if s.logger != nil {
 		s.child.Stdout, s.child.Stderr = s.logger.takeStreams()
@@ -173,6 +181,29 @@ func (s *IO) Start() {
 			_ = file.Close()
 		}
 	}
+}
+
+// Feed starts the copy of stdin into the process. Call it when the process is about to run.
+//
+// If nobody holds the FIFO open for writing then, the input has ended, after what is in it: clients open it before they ask for the
+// process, and one that has come to the end of a short input meanwhile could not call CloseIO, for want of something to call it on
+// (nerdctl run -i). Later on a FIFO without a writer is a client that has detached.
+func (s *IO) Feed() (err error) {
+	if s.feed == nil {
+		return nil
+	}
+	s.fed.Do(func() {
+		var ended bool
+		if ended, err = s.stdin.abandoned(); err == nil && !ended {
+			err = s.stdin.keep()
+		}
+		if err != nil {
+			err = fmt.Errorf("stdin: %w", err)
+			return
+		}
+		go s.pumpInput(s.feed)
+	})
+	return err
 }
 
 // CloseStdin drops our write end of the stdin FIFO, so that the process reads EOF when containerd's client has closed its own.

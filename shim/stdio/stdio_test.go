@@ -173,6 +173,9 @@ func start(t *testing.T, streams *IO, script string) <-chan reaper.Exit {
 		t.Fatal(err)
 	}
 	streams.Start()
+	if err := streams.Feed(); err != nil {
+		t.Fatal(err)
+	}
 	gone := make(chan reaper.Exit, 1)
 	go func() {
 		exit := <-exits
@@ -208,11 +211,8 @@ func TestFIFOs(t *testing.T) {
 	config := fifos(t)
 	stdout, stderr := collect(t, config.Stdout), collect(t, config.Stderr)
 	streams := open(t, config)
+	writer := writer(t, config.Stdin)()
 	gone := start(t, streams, "cat; echo problem >&2; exit 5")
-	writer, err := os.OpenFile(config.Stdin, os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
 	text := strings.Repeat("0123456789abcdef\n", 20_000) // more than all pipes on the way hold
 	if _, err := io.WriteString(writer, text); err != nil {
 		t.Fatal(err)
@@ -241,19 +241,63 @@ func TestInputSurvivesClients(t *testing.T) {
 	config := fifos(t)
 	stdout := collect(t, config.Stdout)
 	streams := open(t, config)
+	client := writer(t, config.Stdin)()
 	gone := start(t, streams, "exec cat")
 	for _, line := range []string{"first\n", "second\n"} {
-		writer, err := os.OpenFile(config.Stdin, os.O_WRONLY, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, _ = io.WriteString(writer, line)
-		_ = writer.Close()
+		_, _ = io.WriteString(client, line)
+		_ = client.Close()
+		client = writer(t, config.Stdin)()
 	}
+	_ = client.Close()
 	streams.CloseStdin()
 	await(t, gone)
 	if got := stdout(); got != "first\nsecond\n" {
 		t.Errorf("stdout %q", got)
+	}
+}
+
+// writer opens an input as clients do: before there is a reader.
+func writer(t *testing.T, path string) func() *os.File {
+	t.Helper()
+	opened := make(chan *os.File, 1)
+	go func() {
+		file, err := os.OpenFile(path, os.O_WRONLY, 0) // blocks
+		if err != nil {
+			t.Error(err)
+		}
+		opened <- file
+	}()
+	return func() *os.File { return <-opened }
+}
+
+// TestShortInput: the client has come and gone before the process starts, and nobody will ever call CloseIO.
+func TestShortInput(t *testing.T) {
+	finish := func(text string) func(*testing.T, string) {
+		return func(t *testing.T, path string) {
+			file := writer(t, path)()
+			_, _ = io.WriteString(file, text)
+			_ = file.Close()
+		}
+	}
+	for name, row := range map[string]struct {
+		client func(t *testing.T, path string)
+		want   string
+	}{
+		"never came": {func(*testing.T, string) {}, ".\n"},
+		"nothing":    {finish(""), ".\n"},
+		"one line":   {finish("one line"), "one line.\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			noLeaks(t)
+			config := fifos(t)
+			stdout := collect(t, config.Stdout)
+			streams := open(t, config)
+			row.client(t, config.Stdin)
+			await(t, start(t, streams, "cat; echo .; exec cat"))
+			if got := stdout(); got != row.want {
+				t.Errorf("stdout %q, want %q", got, row.want)
+			}
+		})
 	}
 }
 

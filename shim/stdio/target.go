@@ -1,12 +1,14 @@
 package stdio
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -141,33 +143,87 @@ func (s *sink) abort() {
 
 // input is the FIFO a process's stdin comes from.
 type input struct {
-	reader, writer *os.File
+	path   string
+	reader *os.File
+	fifo   bool
+
+	mu     sync.Mutex // guards what follows
+	writer *os.File
+	done   bool // the writer is not to be opened any more
 }
 
-// openInput opens the FIFO's both ends. Ours keeps the stream open while clients detach, attach again, or containerd restarts; only
-// CloseIO ends it.
+// openInput opens the end of the FIFO that is read.
 func openInput(path string) (*input, error) {
 	reader, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open input: %w", err)
 	}
-	in := &input{reader: reader}
+	in := &input{path: path, reader: reader}
 	info, err := reader.Stat()
 	if err != nil {
 		in.close()
 		return nil, fmt.Errorf("open input: %w", err)
 	}
-	if info.Mode().Type() != os.ModeNamedPipe {
-		return in, nil
-	}
-	if in.writer, err = os.OpenFile(path, os.O_WRONLY|unix.O_NONBLOCK, 0); err != nil {
-		in.close()
-		return nil, fmt.Errorf("open input for keeping: %w", err)
-	}
+	in.fifo = info.Mode().Type() == os.ModeNamedPipe
 	return in, nil
 }
 
+// keep opens the FIFO's other end too. It keeps the stream open while clients detach, attach again, or containerd restarts; only CloseIO
+// ends it.
+func (i *input) keep() error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if !i.fifo || i.done || i.writer != nil {
+		return nil
+	}
+	var err error
+	i.writer, err = i.openWriter()
+	return err
+}
+
+func (i *input) openWriter() (*os.File, error) {
+	writer, err := os.OpenFile(i.path, os.O_WRONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open input for keeping: %w", err)
+	}
+	return writer, nil
+}
+
+// abandoned says that nobody has the FIFO open for writing.
+func (i *input) abandoned() (bool, error) {
+	if !i.fifo {
+		return false, nil
+	}
+	// poll(2) tells a reader that writers have gone, not that none has come: so one comes and goes.
+	writer, err := i.openWriter()
+	if err != nil {
+		return false, err
+	}
+	_ = writer.Close()
+	raw, err := i.reader.SyscallConn()
+	if err != nil {
+		return false, fmt.Errorf("look for the writer of the input: %w", err)
+	}
+	gone := false
+	failed := raw.Control(func(fd uintptr) {
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		for {
+			if _, err = unix.Poll(fds, 0); !errors.Is(err, unix.EINTR) {
+				break
+			}
+		}
+		gone = fds[0].Revents&unix.POLLHUP != 0
+	})
+	if err = errors.Join(failed, err); err != nil {
+		return false, fmt.Errorf("look for the writer of the input: %w", err)
+	}
+	return gone, nil
+}
+
 func (i *input) closeWriter() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.done = true
 	if i.writer != nil {
 		_ = i.writer.Close()
 	}
