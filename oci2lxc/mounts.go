@@ -3,6 +3,7 @@ package oci2lxc
 import (
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -191,6 +192,10 @@ func (c *converter) params(field string, opts mountOptions, replaced bool, out *
 			out.Params = append(out.Params, p)
 		}
 	}
+	if out.Kind == MountRemount && len(out.Params) > 0 && !c.isNew(out.Destination) {
+		c.unsupported(field+".options", "leave it out, or remount what an earlier entry mounts anew",
+			"%.80q changes a filesystem, and the one at %.80q is not the container's own", out.Params[0].Key, out.Destination)
+	}
 	if label := c.linux.MountLabel; label != "" && c.opts.SELinux && (out.Kind == MountNew || out.Kind == MountHostFS) &&
 		out.FSType != "proc" && out.FSType != "sysfs" && !hasContext(out.Params) {
 		out.Params = append(out.Params, FSParam{Key: "context", Value: label})
@@ -199,6 +204,17 @@ func (c *converter) params(field string, opts mountOptions, replaced bool, out *
 		// A read-only device cannot be mounted otherwise.
 		out.Params = append(out.Params, FSParam{Key: "ro", Flag: true})
 	}
+}
+
+// isNew says whether a filesystem of the container's own is mounted at destination:
+// all others belong to the host as well.
+func (c *converter) isNew(destination string) bool {
+	for _, m := range slices.Backward(c.plan.Mounts) {
+		if m.Destination == destination && m.Kind != MountRemount {
+			return m.Kind == MountNew
+		}
+	}
+	return false
 }
 
 func hasContext(params []FSParam) bool {

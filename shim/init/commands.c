@@ -15,6 +15,7 @@ const struct pvx_command pvx_commands[] = {
 	{ PVX_OP_MOUNT_FS, HOOK, "sss[uss]qu", pvx_op_mount_fs },
 	{ PVX_OP_MOUNT_TREE, HOOK, "fsqu", pvx_op_mount_tree },
 	{ PVX_OP_ATTR, HOOK, "sqqqu", pvx_op_attr },
+	{ PVX_OP_CONFIGURE, HOOK, "s[uss]", pvx_op_configure },
 	{ PVX_OP_MKNOD, HOOK, "suuuuu", pvx_op_mknod },
 	{ PVX_OP_SYMLINK, HOOK, "ss", pvx_op_symlink },
 	{ PVX_OP_MKDIR, HOOK | INIT, "su", pvx_op_mkdir },

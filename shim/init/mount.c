@@ -83,10 +83,8 @@ static int fail_with_log(int fs, const char *what, const char *value)
 	return pvx_fail(err, what, value, ": ", log, NULL);
 }
 
-static int configure(int fs, const char *source, struct pvx_reader *params, uint32_t n)
+static int set_params(int fs, struct pvx_reader *params, uint32_t n)
 {
-	if (*source && fsconfig(fs, FSCONFIG_SET_STRING, "source", source, 0))
-		return fail_with_log(fs, "set the source ", source);
 	while (n--) {
 		uint32_t flag = pvx_u32(params);
 		const char *key = pvx_str(params), *value = pvx_str(params);
@@ -99,6 +97,15 @@ static int configure(int fs, const char *source, struct pvx_reader *params, uint
 		if (rc)
 			return fail_with_log(fs, "set the option ", key);
 	}
+	return 0;
+}
+
+static int configure(int fs, const char *source, struct pvx_reader *params, uint32_t n)
+{
+	if (*source && fsconfig(fs, FSCONFIG_SET_STRING, "source", source, 0))
+		return fail_with_log(fs, "set the source ", source);
+	if (set_params(fs, params, n))
+		return -1;
 	if (fsconfig(fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0))
 		return fail_with_log(fs, "create the filesystem", "");
 	return 0;
@@ -148,6 +155,27 @@ out:
 		close(mnt);
 	if (destination >= 0)
 		close(destination);
+	return rc;
+}
+
+int pvx_op_configure(struct pvx_reader *r)
+{
+	const char *dest = pvx_str(r);
+	int fd, fs = -1, rc = -1;
+
+	/* A symlink may lead to a filesystem of the host's that is bound in: its parameters are not
+	 * the container's to change. */
+	fd = pvx_open(dest, O_PATH, RESOLVE_NO_SYMLINKS);
+	if (fd >= 0)
+		fs = fspick(fd, "", FSPICK_CLOEXEC | FSPICK_EMPTY_PATH | FSPICK_NO_AUTOMOUNT);
+	if (fs < 0)
+		PVX_FAIL("open the filesystem at ", dest);
+	else if (!set_params(fs, r, pvx_u32(r)))
+		rc = fsconfig(fs, FSCONFIG_CMD_RECONFIGURE, NULL, NULL, 0) ? fail_with_log(fs, "change the filesystem at ", dest) : 0;
+	if (fs >= 0)
+		close(fs);
+	if (fd >= 0)
+		close(fd);
 	return rc;
 }
 

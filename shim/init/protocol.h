@@ -117,6 +117,9 @@ enum pvx_op_code {
 	PVX_OP_UNSHARE_CGROUP = 23, /* (also init) a cgroup namespace of its own */
 	PVX_OP_SETNS = 24,          /* (also init) fd, u32 CLONE_NEW* */
 	PVX_OP_LOOPBACK = 25,       /* (also init) bring up lo */
+	PVX_OP_CONFIGURE = 26,      /* str dest, list of (u32 flag?, str key, str value): change the
+	                             * parameters of the filesystem whose mount is exactly at dest, a
+	                             * path without symlinks */
 
 	/* -- init, at create -- */
 	PVX_OP_HOSTNAME = 32,    /* str */

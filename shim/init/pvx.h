@@ -106,7 +106,7 @@ void pvx_reset_signals(void);
 
 #define PVX_OPERATIONS(X) \
 	X(fds) X(sync) X(hook) X(root) X(mount_fs) X(mount_tree) X(attr) X(mknod) X(symlink) X(mkdir) \
-	X(unshare_cgroup) X(setns) X(loopback) X(hostname) X(domainname) X(sysctl) X(mask) \
+	X(unshare_cgroup) X(setns) X(loopback) X(configure) X(hostname) X(domainname) X(sysctl) X(mask) \
 	X(readonly) X(propagation) X(root_attr) X(timens) X(unmount) X(terminal) X(lookpath) X(enter) X(keyring) \
 	X(personality) X(rlimit) X(sched) X(ioprio) X(mempolicy) X(affinity) X(umask) X(lsm) X(nnp) \
 	X(stdio_owner) X(home) X(ready) X(signals) X(seccomp) X(user) X(cwd) X(exec)

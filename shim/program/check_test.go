@@ -90,8 +90,11 @@ func everyOp(t testing.TB) map[string]struct {
 		"mount_fs": {func(b *Builder) {
 			b.MountFS("a", "", "/", []oci2lxc.FSParam{{Key: "k", Value: "v"}, {Key: "f", Flag: true}}, 1, 2)
 		}, hook},
-		"mount_tree":     {func(b *Builder) { b.MountTree(f, "", "/x", 1, true) }, hook},
-		"attr":           {func(b *Builder) { b.Attr("/x", 1, 2, 3, true) }, hook},
+		"mount_tree": {func(b *Builder) { b.MountTree(f, "", "/x", 1, true) }, hook},
+		"attr":       {func(b *Builder) { b.Attr("/x", 1, 2, 3, true) }, hook},
+		"configure": {func(b *Builder) {
+			b.Configure("/", []oci2lxc.FSParam{{Key: "k", Value: "v"}, {Key: "f", Flag: true}})
+		}, hook},
 		"mknod":          {func(b *Builder) { b.Mknod("/x", 1, 2, 3, 4, 5) }, hook},
 		"symlink":        {func(b *Builder) { b.Symlink("x", "/y") }, hook},
 		"mkdir":          {func(b *Builder) { b.Mkdir("/x", 0o755) }, both},

@@ -137,6 +137,9 @@ func (b *Builder) mount(in HookInput, i int) error {
 	case oci2lxc.MountCgroup:
 		return b.cgroup(in, i)
 	case oci2lxc.MountRemount:
+		if len(m.Params) > 0 {
+			b.Configure(m.Destination, m.Params)
+		}
 		if m.AttrSet|m.AttrClear != 0 || m.RecAttrSet|m.RecAttrClear == 0 {
 			b.Attr(m.Destination, m.AttrSet, m.AttrClear, 0, false)
 		}

@@ -70,6 +70,26 @@ func TestMountFS(t *testing.T) {
 	}
 }
 
+func TestConfigure(t *testing.T) {
+	for name, o := range map[string]options{"host": {}, "user namespace": {userns: true}} {
+		t.Run(name, func(t *testing.T) {
+			root := newRoot(t)
+			if o.userns {
+				if err := os.Chown(root, 100000, 100000); err != nil {
+					t.Fatal(err)
+				}
+			}
+			r, _ := mounted(t, o, root, func(b *Builder) {
+				b.MountFS("tmpfs", "tmpfs", "/new", []oci2lxc.FSParam{{Key: "size", Value: "64k"}}, 0, 0)
+				b.Configure("/new", []oci2lxc.FSParam{{Key: "size", Value: "128k"}, {Key: "nr_inodes", Value: "77"}, {Key: "lazytime", Flag: true}})
+			})
+			if line := mountinfo(t, r, root+"/new"); !strings.Contains(line, "lazytime,size=128k,nr_inodes=77") {
+				t.Errorf("mountinfo is %q", line)
+			}
+		})
+	}
+}
+
 func TestMountFSErrors(t *testing.T) {
 	root := newRoot(t)
 	if err := os.Symlink("/proc/self", root+"/evil"); err != nil {
@@ -91,6 +111,15 @@ func TestMountFSErrors(t *testing.T) {
 			b.MountFS("proc", "proc", "/proc", nil, 0, 0)
 			b.MountFS("tmpfs", "x", "/evil/attr", nil, 0, 0)
 		}, unix.EPERM, "into /proc"},
+		"configure a bad value": {func(b *Builder) {
+			b.MountFS("tmpfs", "x", "/tmp", nil, 0, 0)
+			b.Configure("/tmp", []oci2lxc.FSParam{{Key: "size", Value: "much"}})
+		}, unix.EINVAL, "Bad value for 'size'"},
+		"configure what is not mounted": {func(b *Builder) { b.Configure("/tmp", nil) }, unix.EINVAL, "change the filesystem at /tmp"},
+		"configure through a link": {func(b *Builder) {
+			b.MountFS("proc", "proc", "/proc", nil, 0, 0)
+			b.Configure("/evil", nil)
+		}, unix.ELOOP, "/evil"},
 		"no NUL or long names": {func(b *Builder) { b.MountFS("tmpfs", "x", "/"+strings.Repeat("n", 256), nil, 0, 0) }, unix.ENAMETOOLONG, ""},
 		"path too long":        {func(b *Builder) { b.MountFS("tmpfs", "x", strings.Repeat("/n", 3000), nil, 0, 0) }, unix.ENAMETOOLONG, ""},
 		"dotdot in new part":   {func(b *Builder) { b.MountFS("tmpfs", "x", "/new/../x", nil, 0, 0) }, unix.ENOENT, ""},

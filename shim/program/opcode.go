@@ -51,6 +51,7 @@ const (
 	opUnshareCgroup opcode = 23
 	opSetns         opcode = 24
 	opLoopback      opcode = 25
+	opConfigure     opcode = 26
 
 	opHostname    opcode = 32
 	opDomainname  opcode = 33

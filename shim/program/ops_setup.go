@@ -43,11 +43,22 @@ func (b *Builder) Root(path string) {
 // MountFS makes a new filesystem and mounts it on dest: attr is MOUNT_ATTR_*,
 // flags are FSCopyUp and FSKeepMode.
 func (b *Builder) MountFS(fstype, source, dest string, params []oci2lxc.FSParam, attr uint64, flags uint32) {
-	b.begin(opMountFS, "mount %s on %s", fstype, dest).str(fstype).str(source).str(dest).u32(uint32(len(params)))
+	b.begin(opMountFS, "mount %s on %s", fstype, dest).str(fstype).str(source).str(dest).params(params)
+	b.u64(attr).u32(flags).end()
+}
+
+// Configure changes parameters of the filesystem that is mounted at dest, where no
+// symlink may lead.
+func (b *Builder) Configure(dest string, params []oci2lxc.FSParam) {
+	b.begin(opConfigure, "change the filesystem at %s", dest).str(dest).params(params).end()
+}
+
+func (b *Builder) params(params []oci2lxc.FSParam) *Builder {
+	b.u32(uint32(len(params)))
 	for _, p := range params {
 		b.flag(p.Flag).str(p.Key).str(p.Value)
 	}
-	b.u64(attr).u32(flags).end()
+	return b
 }
 
 // MountTree mounts a detached tree on dest, making the mountpoint where it is
