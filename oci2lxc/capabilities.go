@@ -40,6 +40,10 @@ func (c *converter) capabilities(caps *specs.LinuxCapabilities) Capabilities {
 		Permitted:   c.capabilitySet(field+"permitted", caps.Permitted),
 		Ambient:     c.capabilitySet(field+"ambient", caps.Ambient),
 	}
+	wanted := out.Bounding | out.Effective | out.Inheritable | out.Permitted | out.Ambient
+	if missing := wanted & c.opts.MissingCapabilities; missing != 0 && !c.has(specs.UserNamespace) {
+		c.warn("process.capabilities", "%s cannot be had: containerd itself runs without", capabilityList(missing))
+	}
 	// capabilities(7): the kernel refuses what follows, at a point where the message
 	// could not say why any more.
 	if extra := out.Effective &^ out.Permitted; extra != 0 {

@@ -40,6 +40,9 @@ type Options struct {
 	// JoinedIDMap is the map of the user namespace that the specification joins by
 	// path, as /proc/PID/uid_map and gid_map have it; nil when it joins none.
 	JoinedIDMap *IDMap
+	// MissingCapabilities are those, as bits, that the shim does not have itself. A
+	// container without a user namespace cannot have them either.
+	MissingCapabilities uint64
 	// NoNewKeyring leaves the session keyring of the shim (runc's Options.NoNewKeyring).
 	NoNewKeyring bool
 	// Signals: HaltSignal is what a graceful stop by lxc-stop or pct sends, for

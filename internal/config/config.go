@@ -56,6 +56,10 @@ type Runtime struct {
 	SystemdCgroup bool `toml:"systemd_cgroup"`
 	// NoNewKeyring leaves processes in the shim's session keyring.
 	NoNewKeyring bool `toml:"no_new_keyring"`
+	// ShimCgroup is an existing control group that a shim moves itself into before it
+	// makes its first container; empty leaves it in containerd's. containerd's runc
+	// options name it for a runtime handler.
+	ShimCgroup string `toml:"shim_cgroup"`
 	// Unprivileged puts containers that have no user namespace into one, with ids
 	// 100000 to 165535 of the host, as PVE's unprivileged containers have.
 	Unprivileged bool `toml:"unprivileged"`

@@ -16,6 +16,7 @@ registration = "all"
 systemd_cgroup = true
 no_new_keyring = true
 unprivileged = true
+shim_cgroup = "/shims.slice"
 log_level = "DEBUG"
 [pve]
 root = "/mnt/pve"
@@ -49,7 +50,7 @@ func TestEveryKeyIsRead(t *testing.T) {
 	}
 	want := Config{
 		Version: 1, Registration: RegisterAll,
-		Runtime: Runtime{SystemdCgroup: true, NoNewKeyring: true, Unprivileged: true, LogLevel: "DEBUG"},
+		Runtime: Runtime{SystemdCgroup: true, NoNewKeyring: true, Unprivileged: true, ShimCgroup: "/shims.slice", LogLevel: "DEBUG"},
 		PVE: PVE{Root: "/mnt/pve", Node: "pve1", VMIDRange: "5000-5999", Tags: []string{"a", "b"}, Pool: "kube", OnNoQuorum: "fail", Grace: "5m",
 			API: API{URL: "https://pve1:8006", TokenFile: "/etc/pvelxc/token", CAFile: "/etc/pve/pve-root-ca.pem", Fingerprint: "AB:CD"}},
 	}

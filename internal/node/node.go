@@ -21,11 +21,14 @@ func Engine() server.Engine {
 // handler over them. The file is read anew for each container, so that an edit
 // holds for the next one.
 func Create(ctx context.Context, cfg container.Config) (*container.Container, error) {
-	conf, err := configFor(cfg.Options)
+	conf, err := configFor(ctx, cfg.Options)
 	if err != nil {
 		return nil, fmt.Errorf("create container %s: %w", cfg.ID, err)
 	}
 	if cfg.Settings, err = settings(conf); err != nil {
+		return nil, fmt.Errorf("create container %s: %w", cfg.ID, err)
+	}
+	if err := place(conf); err != nil {
 		return nil, fmt.Errorf("create container %s: %w", cfg.ID, err)
 	}
 	if conf.Registration != config.RegisterNone {

@@ -1,30 +1,33 @@
 package node
 
 import (
+	"context"
 	"fmt"
 	"os"
 
 	runcoptions "github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/containerd/api/types/runtimeoptions/v1"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/pvelxc/pvelxc/internal/config"
+	"github.com/pvelxc/pvelxc/shim/container"
 )
 
 // configFor is the node's configuration with containerd's runtime options over it:
 // runc's, which clients send to any runtime, or the generic form, which holds text
 // in the format of the node's file.
-func configFor(options *anypb.Any) (config.Config, error) {
+func configFor(ctx context.Context, options *anypb.Any) (config.Config, error) {
 	conf, err := config.Load()
 	if err != nil {
 		return conf, err
 	}
-	return override(conf, options)
+	return override(ctx, conf, options)
 }
 
-func override(conf config.Config, options *anypb.Any) (config.Config, error) {
+func override(ctx context.Context, conf config.Config, options *anypb.Any) (config.Config, error) {
 	if options == nil || options.TypeUrl == "" || len(options.Value) == 0 {
 		return conf, nil
 	}
@@ -35,6 +38,10 @@ func override(conf config.Config, options *anypb.Any) (config.Config, error) {
 			return conf, fmt.Errorf("runtime options: %w: %w", err, errdefs.ErrInvalidArgument)
 		}
 		conf.Runtime.SystemdCgroup, conf.Runtime.NoNewKeyring = o.SystemdCgroup, o.NoNewKeyring
+		warnOfRunc(ctx, o)
+		if o.ShimCgroup != "" {
+			conf.Runtime.ShimCgroup = o.ShimCgroup
+		}
 		return conf, nil
 	case "runtimeoptions.v1.Options":
 		o := new(runtimeoptions.Options)
@@ -45,6 +52,26 @@ func override(conf config.Config, options *anypb.Any) (config.Config, error) {
 	}
 	return conf, fmt.Errorf("runtime options of type %s are not known: %w (hint: use runtimeoptions.v1.Options with TypeUrl, ConfigPath or ConfigBody)",
 		options.TypeUrl, errdefs.ErrInvalidArgument)
+}
+
+// warnOfRunc tells which of runc's options have no meaning here. IoUid and IoGid are
+// not among them: streams always belong to the container's user.
+func warnOfRunc(ctx context.Context, o *runcoptions.Options) {
+	for _, option := range []struct {
+		name   string
+		given  bool
+		reason string
+	}{
+		{"NoPivotRoot", o.NoPivotRoot, "liblxc decides how to change the root"},
+		{"BinaryName", o.BinaryName != "", "no program of runc's kind is run"},
+		{"Root", o.Root != "", "the state is below " + container.DefaultRoot},
+		{"CriuImagePath", o.CriuImagePath != "", "the path of a checkpoint comes with the request"},
+		{"CriuWorkPath", o.CriuWorkPath != "", "CRIU works in the container's own state directory"},
+	} {
+		if option.given {
+			log.G(ctx).WithField("option", option.name).Warn("runtime option without effect: " + option.reason)
+		}
+	}
 }
 
 func overrideText(conf config.Config, o *runtimeoptions.Options) (config.Config, error) {

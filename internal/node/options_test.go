@@ -28,7 +28,7 @@ func pack(t *testing.T, m proto.Message) *anypb.Any {
 }
 
 func TestOptionsOfRunc(t *testing.T) {
-	c, err := override(config.Default(), pack(t, &runcoptions.Options{SystemdCgroup: true, NoNewKeyring: true}))
+	c, err := override(t.Context(), config.Default(), pack(t, &runcoptions.Options{SystemdCgroup: true, NoNewKeyring: true}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,7 +47,7 @@ func TestOptionsInTOML(t *testing.T) {
 		"body": {ConfigBody: []byte(text)},
 		"path": {ConfigPath: path},
 	} {
-		c, err := override(config.Default(), pack(t, o))
+		c, err := override(t.Context(), config.Default(), pack(t, o))
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
@@ -70,7 +70,7 @@ func TestBadOptionsAreRefused(t *testing.T) {
 		"foreign type": {&anypb.Any{TypeUrl: "some.thing", Value: []byte{1}}, "some.thing"},
 		"not protobuf": {&anypb.Any{TypeUrl: "containerd.runc.v1.Options", Value: []byte{0xff}}, "runtime options"},
 	} {
-		_, err := override(config.Default(), test.any)
+		_, err := override(t.Context(), config.Default(), test.any)
 		if err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: error %v, want one with %q", name, err, test.want)
 		} else if name != "missing file" && !errdefs.IsInvalidArgument(err) {
@@ -81,7 +81,7 @@ func TestBadOptionsAreRefused(t *testing.T) {
 
 func TestNoOptions(t *testing.T) {
 	for _, a := range []*anypb.Any{nil, {}, {TypeUrl: "some.thing"}} {
-		if c, err := override(config.Default(), a); err != nil || !cmp.Equal(c, config.Default()) {
+		if c, err := override(t.Context(), config.Default(), a); err != nil || !cmp.Equal(c, config.Default()) {
 			t.Errorf("options %v: %+v, %v", a, c, err)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -470,6 +471,30 @@ func TestEntryFollowsTheProcess(t *testing.T) {
 	for name, dir := range dirs {
 		if want := filepath.Join("/sys/fs/cgroup", name, g.config.Path, "init.scope"); dir != want {
 			t.Errorf("Controllers[%q] = %s, want %s", name, dir, want)
+		}
+	}
+}
+
+func TestJoin(t *testing.T) {
+	g := newGroup(t, nil)
+	cmd := exec.Command("sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	if err := Join("/"+g.config.Path, cmd.Process.Pid); err != nil {
+		t.Fatal(err)
+	}
+	pids, err := g.Pids()
+	if err != nil || !slices.Contains(pids, cmd.Process.Pid) {
+		t.Errorf("the group has %v, %v", pids, err)
+	}
+	if err := Join(g.config.Path+"-none", cmd.Process.Pid); !errors.Is(err, errdefs.ErrNotFound) {
+		t.Errorf("a group that is not there: %v", err)
+	}
+	for _, path := range []string{"../x", "/", ""} {
+		if err := Join(path, cmd.Process.Pid); !errors.Is(err, errdefs.ErrInvalidArgument) {
+			t.Errorf("%q: %v", path, err)
 		}
 	}
 }

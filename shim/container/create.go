@@ -77,6 +77,9 @@ func load(ctx context.Context, cfg Config) (*Container, error) {
 	if c.plan, err = oci2lxc.Convert(c.spec, opts); err != nil {
 		return nil, err
 	}
+	if err := checkProfile(&c.plan.Process); err != nil {
+		return nil, err
+	}
 	c.warn(c.plan.Warnings)
 	if r := c.plan.Cgroup.Resources; r != nil && r.Memory != nil {
 		c.memoryLimit = r.Memory.Limit
@@ -162,6 +165,8 @@ func (c *Container) options() oci2lxc.Options {
 		Unprivileged:  c.settings.Unprivileged,
 		JoinedIDMap:   c.joined,
 		NoNewKeyring:  c.settings.NoNewKeyring,
+
+		MissingCapabilities: missingCapabilities(),
 	}
 }
 

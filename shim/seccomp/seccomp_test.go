@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -160,6 +161,46 @@ func TestCompileOthersProfile(t *testing.T) {
 	}
 	if _, err := c.Compile(timeout(t), profile); err != nil || runs() != 3 {
 		t.Errorf("%v, %d runs after an upgrade, want 3", err, runs())
+	}
+}
+
+// TestStoreIsBounded: a profile of each container's own must not fill the host's memory, nor drive out the
+// profile that all use.
+func TestStoreIsBounded(t *testing.T) {
+	s := store{dir: filepath.Join(t.TempDir(), "seccomp")}
+	frame, err := Encode(&Filter{Program: make([]byte, InstructionSize)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	past := time.Now().Add(-time.Hour)
+	age := func(key string) {
+		t.Helper()
+		past = past.Add(time.Second)
+		if err := os.Chtimes(filepath.Join(s.dir, key), past, past); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 3 * kept {
+		if i%kept == 1 && s.load("common") == nil {
+			t.Fatalf("the frame that is in use is gone after %d others", i)
+		}
+		key := fmt.Sprint("own", i)
+		if i == 0 {
+			key = "common"
+		}
+		if err := s.save(key, frame); err != nil {
+			t.Fatal(err)
+		}
+		if key != "common" {
+			age(key)
+		}
+	}
+	files, err := os.ReadDir(s.dir)
+	if err != nil || len(files) != kept {
+		t.Errorf("%d files (%v), want %d", len(files), err, kept)
+	}
+	if s.load(fmt.Sprint("own", 3*kept-1)) == nil || s.load("own1") != nil {
+		t.Error("the latest frame is gone, or the oldest is there")
 	}
 }
 

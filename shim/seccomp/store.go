@@ -6,6 +6,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,7 +15,13 @@ import (
 // store keeps frames as files named by their keys. Who may write there decides
 // what containers may do, so it is used only as a directory of root's that nobody
 // else can enter.
+//
+// It keeps the frames that were used last: whoever may make containers may make up a
+// profile for each, and the directory is memory of the host's.
 type store struct{ dir string }
+
+// kept is how many frames stay. A node has a few profiles, of some kilobytes each.
+const kept = 64
 
 // load returns nil for a frame that is not there or not whole.
 func (s store) load(key string) *Filter {
@@ -35,6 +43,8 @@ func (s store) load(key string) *Filter {
 	if err != nil {
 		return nil
 	}
+	now := time.Now()
+	_ = root.Chtimes(key, now, now) // its use, for prune
 	return filter
 }
 
@@ -68,7 +78,29 @@ func (s store) save(key string, frame []byte) error {
 	if err != nil {
 		return errors.Join(err, root.Remove(temporary))
 	}
-	return nil
+	return prune(root)
+}
+
+// prune removes all but the files that were used last; those of processes that died
+// while they wrote go with them.
+func prune(root *os.Root) error {
+	dir, err := root.Open(".")
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	infos, err := dir.Readdir(-1)
+	if err != nil || len(infos) <= kept {
+		return err
+	}
+	slices.SortFunc(infos, func(a, b os.FileInfo) int { return b.ModTime().Compare(a.ModTime()) })
+	var errs []error
+	for _, info := range infos[kept:] {
+		if err := root.Remove(info.Name()); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // open opens the directory and sees that it is what it should be.
