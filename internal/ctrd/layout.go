@@ -1,5 +1,5 @@
 // Package ctrd knows how containerd is laid out on a machine: the distribution's, and the
-// one inside k3s; with the configuration schemas of containerd 1.7 (2) and 2.x (3).
+// one inside k3s; with the configuration schemas of containerd 1.7 (2) and 2.x (3 and 4).
 package ctrd
 
 import (
@@ -36,11 +36,14 @@ type Layout struct {
 	// Config is the file that an administrator edits, and Live the one that the daemon
 	// reads: k3s makes the latter from the former.
 	Config, Live string
-	// Schema is the version of the configuration's format: 2 or 3.
+	// Schema is the version of the configuration's format: 2, 3 or 4.
 	Schema int
 	// Version is the daemon's, such as "2.1.4"; empty when it cannot be asked.
 	Version string
 }
+
+// newest is the newest schema that is known, that of containerd 2.4.
+const newest = 4
 
 const (
 	k3sDir     = "/var/lib/rancher/k3s/agent/etc/containerd"
@@ -109,10 +112,10 @@ func findK3s(ctx context.Context, h *host.Host) (Layout, error) {
 	if err != nil {
 		return l, err
 	}
-	if live == 3 {
-		l.Schema = 3
+	l.Config = k3sDir + "/config.toml.tmpl"
+	if live > 2 {
+		l.Schema, l.Config = live, k3sDir+"/config-v3.toml.tmpl"
 	}
-	l.Config = k3sDir + map[int]string{2: "/config.toml.tmpl", 3: "/config-v3.toml.tmpl"}[l.Schema]
 	// k3s is asked last: what it is laid out like is known without it.
 	if out, err := h.Run(ctx, l.Binary, "--version"); err == nil {
 		l.Version = strings.TrimPrefix(version.FindString(out), "v")
@@ -135,7 +138,7 @@ func schema(h *host.Host, path string) (int, error) {
 	if err := toml.Unmarshal([]byte(text), &c); err != nil {
 		return 0, fmt.Errorf("containerd's configuration %s: %w: %w", path, err, errdefs.ErrInvalidArgument)
 	}
-	if c.Version != 2 && c.Version != 3 {
+	if c.Version < 2 || c.Version > newest {
 		return 0, fmt.Errorf("containerd's configuration %s has version %d: %w (hint: migrate it: containerd config migrate)", path, c.Version, errdefs.ErrNotImplemented)
 	}
 	return c.Version, nil
@@ -146,9 +149,10 @@ type Tree map[string]any
 
 // Dump asks the daemon's binary for all that is in force with the configuration at path.
 func (l Layout) Dump(ctx context.Context, h *host.Host, path string) (Tree, error) {
-	args := []string{"config", "dump"}
+	// containerd 1.7 dumps no defaults, and runs with them.
+	args := []string{"config", "default"}
 	if h.Exists(path) {
-		args = append([]string{"--config", h.At(path)}, args...)
+		args = []string{"--config", h.At(path), "config", "dump"}
 	}
 	out, err := h.Run(ctx, l.Binary, args...)
 	if err != nil {

@@ -1,0 +1,5 @@
+package setup
+
+import "context"
+
+type ctx = context.Context
