@@ -63,7 +63,7 @@ func (s *Snapshotter) layout(ctx context.Context) error {
 	}
 	if len(children) > 0 && (marked != "" || instance == "") {
 		return fmt.Errorf("%s has %d datasets that %s/metadata.db does not know: it is another's, or the file was lost "+
-			"(hint: restore the file, or give the snapshotter another root): %w", s.under, len(children), s.opts.Dir, errdefs.ErrFailedPrecondition)
+			"(hint: restore the file, run pvelxc-snapshotter -recover, or give the snapshotter another root): %w", s.under, len(children), s.opts.Dir, errdefs.ErrFailedPrecondition)
 	}
 	if instance == "" {
 		instance = newID()

@@ -110,7 +110,7 @@ func Open(ctx context.Context, opts Options) (*Snapshotter, error) {
 	default:
 		return nil, fmt.Errorf("foreign snapshots %q: want keep or destroy: %w", opts.ForeignSnapshots, errdefs.ErrInvalidArgument)
 	}
-	ms, err := storage.NewMetaStore(filepath.Join(opts.Dir, "metadata.db"), func(o *bolt.Options) error {
+	ms, err := storage.NewMetaStore(filepath.Join(opts.Dir, metadataFile), func(o *bolt.Options) error {
 		// Another process that has it open would keep it for ever.
 		o.Timeout = 10 * time.Second
 		return nil

@@ -46,6 +46,7 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	file := flags.String("config", "/etc/pvelxc/snapshotter.toml", "configuration")
 	address := flags.String("address", "", "socket to listen on, instead of the configuration's")
 	check := flags.Bool("check", false, "check the configuration and end")
+	recovery := flags.Bool("recover", false, "rebuild a lost metadata.db from what ZFS knows, and end")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -64,10 +65,37 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 		fmt.Fprintf(out, "%s is valid\n", *file)
 		return nil
 	}
+	if *recovery {
+		return recoverMetadata(ctx, c, out)
+	}
 	if *address != "" {
 		c.Address = *address
 	}
 	return serve(ctx, c)
+}
+
+// recoverMetadata reports what it found, so that an administrator can tell what is missing.
+func recoverMetadata(ctx context.Context, c config, out io.Writer) (err error) {
+	b, err := probe.Open(ctx, c.Backend)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, b.Close()) }()
+	if err := os.MkdirAll(c.State, 0o700); err != nil {
+		return fmt.Errorf("state: %w", err)
+	}
+	r, err := snapshotter.Recover(ctx, snapshotter.Options{Root: c.Root, Dir: c.State, Backend: b})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "%d layers are known again\n", len(r.Layers))
+	for _, name := range r.Nameless {
+		fmt.Fprintf(out, "%s is a container's and has lost its name; it stays until it is destroyed by hand\n", name)
+	}
+	for _, why := range r.Refused {
+		fmt.Fprintf(out, "left out: %s\n", why)
+	}
+	return nil
 }
 
 func serve(ctx context.Context, c config) (err error) {
@@ -97,6 +125,10 @@ func serve(ctx context.Context, c config) (err error) {
 			return err
 		}
 		defer func() { err = errors.Join(err, stop()) }()
+	}
+	if err := mountExports(c.Root, exportsDir(c.State)); err != nil {
+		// Containers run without it.
+		log.G(ctx).WithError(err).Warn("the kubelet will not see the capacity of images")
 	}
 	containerd, err := dial(c.Containerd)
 	if err != nil {

@@ -232,7 +232,7 @@ func dangerous(take func() byte, more func() bool) []entry {
 
 func TestApplyRandom(t *testing.T) {
 	needsRoot(t)
-	layers := uint64(400)
+	layers := uint64(200)
 	if s := os.Getenv("LAYERS"); s != "" {
 		var err error
 		layers, err = strconv.ParseUint(s, 10, 64)
