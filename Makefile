@@ -12,6 +12,13 @@ CFLAGS_COMMON := -O2 -g0 -std=gnu11 -Wall -Wextra -Werror -Wformat=2 -Wshadow -W
 	-D_FORTIFY_SOURCE=2 -D_GNU_SOURCE -fstack-protector-strong -fstack-clash-protection -ffunction-sections -fdata-sections
 LDFLAGS_COMMON := -Wl,-z,relro,-z,now,-z,noexecstack -Wl,--gc-sections -s
 
+# SANITIZE=1 builds the C programs so that a bad access or undefined behaviour ends them. pvelxc-init is
+# static, and runs where no library is: it traps.
+ifdef SANITIZE
+CFLAGS_INIT := -U_FORTIFY_SOURCE -fsanitize=undefined -fsanitize-undefined-trap-on-error
+CFLAGS_MONITOR := -U_FORTIFY_SOURCE -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
+endif
+
 INIT_SOURCES := $(wildcard shim/init/*.c)
 MONITOR_SOURCES := $(wildcard shim/monitor/*.c)
 C_HEADERS := $(wildcard shim/init/*.h shim/monitor/*.h)
@@ -69,11 +76,11 @@ $(SECCOMP):
 
 $(BIN)/pvelxc-init: $(INIT_SOURCES) $(C_HEADERS) Makefile
 	@mkdir -p $(BIN)
-	$(CC) $(CFLAGS_COMMON) $(CFLAGS) -static $(INIT_SOURCES) $(LDFLAGS_COMMON) -o $@
+	$(CC) $(CFLAGS_COMMON) $(CFLAGS_INIT) $(CFLAGS) -static $(INIT_SOURCES) $(LDFLAGS_COMMON) -o $@
 
 $(BIN)/pvelxc-monitor: $(MONITOR_SOURCES) $(C_HEADERS) Makefile
 	@mkdir -p $(BIN)
-	$(CC) $(CFLAGS_COMMON) $(CFLAGS) -fPIE -pie $$(pkg-config --cflags lxc) $(MONITOR_SOURCES) $(LDFLAGS_COMMON) $$(pkg-config --libs lxc) -o $@
+	$(CC) $(CFLAGS_COMMON) $(CFLAGS_MONITOR) $(CFLAGS) -fPIE -pie $$(pkg-config --cflags lxc) $(MONITOR_SOURCES) $(LDFLAGS_COMMON) $$(pkg-config --libs lxc) -o $@
 
 # Targets vm and test-vm: Debian 13 with OpenZFS, AppArmor and cgroup v2 in an emulated machine.
 -include integration/vm/vm.mk

@@ -37,9 +37,11 @@ go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.Dir}}{{end}}' ./... | while r
 done
 
 if [[ ${INTEGRATION:-1} != 0 ]]; then
-	section "integration tests: containerd, LXC, and runc as the reference; the shim with the race detector"
+	section "integration tests: containerd, LXC, and runc as the reference; the shim with the race detector, the C programs with sanitizers"
 	mkdir -p "$repo/out/race"
 	cp -f "$repo"/bin/pvelxc* "$repo/out/race/"
+	rm -f "$repo"/out/race/pvelxc-{init,monitor}
+	make --no-print-directory c BIN="$repo/out/race" SANITIZE=1
 	CGO_ENABLED=1 go build -race -o "$repo/out/race/" ./cmd/containerd-shim-pvelxc-v2 ./cmd/pvelxc-shim
 	PVELXC_BIN=$repo/out/race record integration go -C integration test -timeout 40m -json ./...
 fi

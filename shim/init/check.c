@@ -91,6 +91,10 @@ int main(void)
 
 		if ((!buf && frame[1]) || read_all(buf, frame[1]))
 			return 1;
+#ifdef PVX_PLANTED /* a mistake, to see that it is found */
+		if (pvx_check(buf, frame[1] + PVX_PLANTED, (int)frame[0]))
+			return 2;
+#endif
 		verdict = !pvx_check(buf, frame[1], (int)frame[0]);
 		if (verdict)
 			read_program(buf);
