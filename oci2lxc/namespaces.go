@@ -163,8 +163,11 @@ func overlap(ids []specs.LinuxIDMapping, start func(specs.LinuxIDMapping) uint32
 	return -1
 }
 
-// Equal says whether two maps map the same ids, in whatever order.
+// Equal says whether two maps map the same ids, in whatever order; nil is equal to nil.
 func (m *IDMap) Equal(other *IDMap) bool {
+	if m == nil || other == nil {
+		return m == other
+	}
 	return sameIDs(m.UIDs, other.UIDs) && sameIDs(m.GIDs, other.GIDs)
 }
 
