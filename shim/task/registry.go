@@ -13,6 +13,7 @@ type registry struct {
 	mu         sync.Mutex
 	containers map[string]Container // nil: reserved, being created
 	closed     bool
+	reserved   uint64 // how often an id was taken
 }
 
 // reserve takes an id for a container about to be created.
@@ -29,6 +30,7 @@ func (r *registry) reserve(id string) error {
 		r.containers = map[string]Container{}
 	}
 	r.containers[id] = nil
+	r.reserved++
 	return nil
 }
 
@@ -61,6 +63,23 @@ func (r *registry) closeIfEmpty() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.containers) == 0 {
+		r.closed = true
+	}
+	return r.closed
+}
+
+// generation says which containers there have been: it changes with each new one.
+func (r *registry) generation() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.reserved
+}
+
+// closeIfStillEmpty is closeIfEmpty, unless there was another container since the generation.
+func (r *registry) closeIfStillEmpty(generation uint64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.containers) == 0 && r.reserved == generation {
 		r.closed = true
 	}
 	return r.closed

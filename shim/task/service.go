@@ -10,7 +10,9 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"sync"
 	"syscall"
+	"time"
 
 	api "github.com/containerd/containerd/api/runtime/task/v2"
 	"github.com/containerd/errdefs"
@@ -29,12 +31,19 @@ type Config struct {
 	Events func(event any)
 	// Shutdown is called once, when the shim is asked to end and has no containers. It must not block.
 	Shutdown func()
+	// Patience is for how long an empty shim waits to be asked; 0 for a minute.
+	Patience time.Duration
 }
+
+// defaultPatience is far more than containerd takes from the answer to a deletion to its request for the end, and from the start of a
+// pod's shim to a container in it.
+const defaultPatience = time.Minute
 
 // Service is the task service.
 type Service struct {
 	config     Config
 	containers registry
+	shutdown   sync.Once
 }
 
 // New returns a service without containers.
@@ -92,6 +101,7 @@ func (s *Service) Delete(ctx context.Context, r *api.DeleteRequest) (*api.Delete
 	}
 	if r.ExecID == "" {
 		s.containers.remove(r.ID)
+		s.endUnasked(ctx)
 	}
 	return &api.DeleteResponse{Pid: uint32(exit.Pid), ExitStatus: exit.Status, ExitedAt: timestamp(exit.At)}, nil
 }
@@ -266,9 +276,29 @@ func (s *Service) Connect(_ context.Context, r *api.ConnectRequest) (*api.Connec
 // Shutdown ends the shim if it has no containers. containerd calls it after each task's deletion.
 func (s *Service) Shutdown(context.Context, *api.ShutdownRequest) (*emptypb.Empty, error) {
 	if s.containers.closeIfEmpty() {
-		s.config.Shutdown()
+		s.shutdown.Do(s.config.Shutdown)
 	}
 	return empty, nil
+}
+
+// endUnasked ends a shim without containers that nobody will ask to: a containerd that gave up on the deletion before it was done, or
+// that died after it, has no request for the end to send, and knows the shim no more.
+func (s *Service) endUnasked(ctx context.Context) {
+	generation := s.containers.generation()
+	end := func() {
+		if s.containers.closeIfStillEmpty(generation) {
+			s.shutdown.Do(s.config.Shutdown)
+		}
+	}
+	if ctx.Err() != nil {
+		end()
+		return
+	}
+	patience := s.config.Patience
+	if patience == 0 {
+		patience = defaultPatience
+	}
+	time.AfterFunc(patience, end)
 }
 
 func (s *Service) process(id, execID string) (Process, error) {

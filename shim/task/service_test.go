@@ -131,6 +131,7 @@ func (p *fakeProcess) CloseStdin(context.Context) error { return p.note("close s
 
 // shim is a served Service.
 type shim struct {
+	service  *Service
 	t        *testing.T
 	client   *ttrpc.Client
 	fake     *fake
@@ -142,7 +143,7 @@ func serve(t *testing.T) *shim {
 	t.Helper()
 	s := &shim{t: t, ended: make(chan struct{}, 8)}
 	s.fake = &fake{exit: make(chan struct{}), stats: &stats.Metrics{Pids: &stats.PidsStat{Current: 5}}}
-	service := New(Config{
+	s.service = New(Config{
 		Namespace: "ns",
 		Events:    func(any) {},
 		Shutdown:  func() { s.ended <- struct{}{} },
@@ -160,7 +161,7 @@ func serve(t *testing.T) *shim {
 	if err != nil {
 		t.Fatal(err)
 	}
-	service.Register(server)
+	s.service.Register(server)
 	path := filepath.Join(t.TempDir(), "s")
 	listener, err := net.Listen("unix", path)
 	if err != nil {
@@ -472,6 +473,44 @@ func TestDeleteAndShutdown(t *testing.T) {
 	if _, err := call[api.ConnectResponse](s, ServiceV3, "Connect", &api.ConnectRequest{ID: "c2"}); !errdefs.IsUnavailable(err) {
 		t.Errorf("joining an ending shim: %v", err)
 	}
+}
+
+// TestEndsUnasked: whoever deleted the last container may be gone, and then nobody asks the shim to end.
+func TestEndsUnasked(t *testing.T) {
+	t.Run("request given up", func(t *testing.T) {
+		s := serve(t)
+		s.create("c1")
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := s.service.Delete(ctx, &api.DeleteRequest{ID: "c1"}); err != nil {
+			t.Fatal(err)
+		}
+		if len(s.ended) != 1 {
+			t.Error("the shim waits for a request that will not come")
+		}
+	})
+	t.Run("no request", func(t *testing.T) {
+		s := serve(t)
+		s.service.config.Patience = time.Millisecond
+		s.create("c1")
+		must[api.DeleteResponse](s, "Delete", &api.DeleteRequest{ID: "c1"})
+		select {
+		case <-s.ended:
+		case <-time.After(patience):
+			t.Error("the shim waits for ever")
+		}
+	})
+	t.Run("another container", func(t *testing.T) {
+		s := serve(t)
+		s.create("c1")
+		generation := s.service.containers.generation()
+		must[api.DeleteResponse](s, "Delete", &api.DeleteRequest{ID: "c1"})
+		s.create("c2")
+		must[api.DeleteResponse](s, "Delete", &api.DeleteRequest{ID: "c2"})
+		if s.service.containers.closeIfStillEmpty(generation) {
+			t.Error("the end of an earlier container ends the shim of a later one")
+		}
+	})
 }
 
 func FuzzDecodeSpec(f *testing.F) {
