@@ -13,7 +13,7 @@ import (
 )
 
 // Programs lists the processes in the sandbox whose executable has this name, or starts with it
-// when it ends in '*'.
+// when it ends in '*'. One that was executed from a descriptor is known by the name it gives itself.
 func Programs(name string) []int {
 	var pids []int
 	links, _ := filepath.Glob("/proc/[0-9]*/exe")
@@ -24,7 +24,8 @@ func Programs(name string) []int {
 		}
 		base := strings.TrimSuffix(filepath.Base(exe), " (deleted)")
 		prefix, wild := strings.CutSuffix(name, "*")
-		if base == name || wild && strings.HasPrefix(base, prefix) {
+		comm, _ := os.ReadFile(filepath.Join(filepath.Dir(link), "comm"))
+		if base == name || strings.TrimSpace(string(comm)) == name || wild && strings.HasPrefix(base, prefix) {
 			if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(link))); err == nil {
 				pids = append(pids, pid)
 			}

@@ -98,7 +98,10 @@ func TestMonitorDies(t *testing.T) {
 			if got := c.Wait(t).Status; got != 137 {
 				t.Errorf("status %d, want 137", got)
 			}
-			harness.Gone(t, pid, monitor)
+			if harness.Alive(pid) {
+				t.Error("the exit was told while PID 1 lived")
+			}
+			harness.Gone(t, monitor)
 			if err := c.Remove(); err != nil {
 				t.Error(err)
 			}

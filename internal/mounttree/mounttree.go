@@ -40,6 +40,17 @@ func Clone(source string, recursive bool) (*os.File, error) {
 	return os.NewFile(uintptr(fd), source), nil
 }
 
+// CloneFile copies the mount of an open file, also of one that has been deleted since.
+// The caller closes the result.
+func CloneFile(file *os.File) (*os.File, error) {
+	const flags = unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC | unix.AT_EMPTY_PATH
+	fd, err := ignoringEINTR(func() (int, error) { return unix.OpenTree(int(file.Fd()), "", flags) })
+	if err != nil {
+		return nil, fmt.Errorf("clone mount of %s: %w", file.Name(), err)
+	}
+	return os.NewFile(uintptr(fd), file.Name()), nil
+}
+
 // SetAttr changes the attributes of a detached mount. A filesystem that cannot be
 // mapped is named in the error.
 func SetAttr(tree *os.File, a Attr) error {

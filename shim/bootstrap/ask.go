@@ -35,7 +35,7 @@ func (in *Invocation) ask(socket Socket) (version int32, err error) {
 	}
 	defer conn.Close()
 	for stream, service := range services {
-		code, message, err := call(conn, uint32(2*stream+1), service.name, in.Namespace, in.ID)
+		code, message, err := call(conn, uint32(2*stream+1), service.name, "Connect", in.Namespace, in.ID)
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, unix.EAGAIN):
 			return 0, fmt.Errorf("ask the running shim: %w (hint: the shim of this pod hangs; see its process and containerd's log)",
@@ -55,6 +55,18 @@ func (in *Invocation) ask(socket Socket) (version int32, err error) {
 		}
 	}
 	return 0, fmt.Errorf("running shim has no task service: %w", errdefs.ErrNotImplemented)
+}
+
+// dismiss tells the shim behind socket that one of its containers is gone, and says whether it has understood. It ends when it has no
+// others.
+func (in *Invocation) dismiss(socket Socket) bool {
+	conn, err := socket.connect()
+	if err != nil || conn == nil {
+		return false
+	}
+	defer conn.Close()
+	code, _, err := call(conn, 1, services[len(services)-1].name, "Shutdown", in.Namespace, in.ID)
+	return err == nil && code == 0
 }
 
 // connect returns nil where there is no socket, or nobody behind it.
@@ -101,12 +113,12 @@ const (
 	frameResponse = 2
 )
 
-// call makes a Connect request of a task service and returns the status of the answer.
-func call(conn io.ReadWriter, stream uint32, service, namespace, id string) (code uint64, message string, err error) {
+// call makes a request that has nothing but the container's id, and returns the status of the answer.
+func call(conn io.ReadWriter, stream uint32, service, method, namespace, id string) (code uint64, message string, err error) {
 	metadata := appendBytes(nil, 1, "containerd-namespace-ttrpc")
 	metadata = appendBytes(metadata, 2, namespace)
 	request := appendBytes(nil, 1, service)
-	request = appendBytes(request, 2, "Connect")
+	request = appendBytes(request, 2, method)
 	request = appendBytes(request, 3, appendBytes(nil, 1, id))
 	request = appendVarint(request, 4, uint64(askTimeout.Nanoseconds()))
 	request = appendBytes(request, 5, metadata)

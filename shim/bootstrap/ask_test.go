@@ -27,14 +27,14 @@ func shimSocket(t *testing.T) Socket {
 	return Socket(filepath.Join(dir, "s"))
 }
 
-// serve is a running shim with one version of the task service, on the real ttrpc.
-func serve(t *testing.T, socket Socket, service string, connect ttrpc.Method) {
+// serve is a running shim that has one method of one version of the task service, on the real ttrpc.
+func serve(t *testing.T, socket Socket, service, name string, method ttrpc.Method) {
 	t.Helper()
 	server, err := ttrpc.NewServer()
 	if err != nil {
 		t.Fatal(err)
 	}
-	server.RegisterService(service, &ttrpc.ServiceDesc{Methods: map[string]ttrpc.Method{"Connect": connect}})
+	server.RegisterService(service, &ttrpc.ServiceDesc{Methods: map[string]ttrpc.Method{name: method}})
 	listener, err := net.Listen("unix", socket.Path())
 	if err != nil {
 		t.Fatal(err)
@@ -60,7 +60,7 @@ func TestAsk(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			socket := shimSocket(t)
-			serve(t, socket, test.service, func(ctx context.Context, unmarshal func(any) error) (any, error) {
+			serve(t, socket, test.service, "Connect", func(ctx context.Context, unmarshal func(any) error) (any, error) {
 				request := new(taskapi.ConnectRequest)
 				if err := unmarshal(request); err != nil || request.ID != "c1" {
 					t.Errorf("request %v, %v", request, err)

@@ -23,13 +23,15 @@ func (in *Invocation) delete(stdout io.Writer) (done bool, err error) {
 	if exists(layout.Home(layout.Root, in.Namespace, in.ID)) {
 		return false, nil
 	}
-	if socket, ok := ParseAddress(ReadAddress(bundle)); ok && exists(socket.Path()) {
-		return false, nil // a shim that lives, or whose socket must go
-	}
 	// What is mounted where no container is was never taken over by a shim. The call is the test: it changes nothing where nothing is
 	// mounted, and only what must be done where something is.
 	err = unix.Unmount(filepath.Join(bundle, "rootfs"), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 	if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+		return false, nil
+	}
+	// A shim whose container this was the last of has ended; one of a pod goes on; one that containerd never got to know, because it
+	// died, ends now; one that has died itself has left its socket.
+	if socket, ok := ParseAddress(ReadAddress(bundle)); ok && exists(socket.Path()) && !in.dismiss(socket) {
 		return false, nil
 	}
 	const killed = 128 + uint32(unix.SIGKILL)

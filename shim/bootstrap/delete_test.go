@@ -2,26 +2,49 @@ package bootstrap
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/pvelxc/pvelxc/shim/layout"
 )
 
 // TestDelete: the front answers by itself only where nothing is left of the container.
 func TestDelete(t *testing.T) {
+	address := func(t *testing.T, bundle string) Socket {
+		t.Helper()
+		socket := shimSocket(t)
+		if err := os.WriteFile(filepath.Join(bundle, addressFile), []byte(socket.Address()), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return socket
+	}
+	asked := 0
 	if os.Geteuid() != 0 {
 		t.Skip("skipped: needs root, for mounts and the state directory")
 	}
 	namespace := filepath.Base(t.TempDir()) + "-front" // nobody else's
 	for name, leave := range map[string]func(t *testing.T, bundle string){
 		"nothing": nil,
+		"shim of a pod": func(t *testing.T, bundle string) {
+			serve(t, address(t, bundle), services[1].name, "Shutdown", func(_ context.Context, unmarshal func(any) error) (any, error) {
+				request := new(taskapi.ShutdownRequest)
+				if err := unmarshal(request); err != nil || request.ID != "c1" || request.Now {
+					t.Errorf("request %v, %v", request, err)
+				}
+				asked++
+				return new(emptypb.Empty), nil
+			})
+		},
 		"state": func(t *testing.T, _ string) {
 			home := layout.Home(layout.Root, namespace, "c1")
 			if err := os.MkdirAll(home, 0o700); err != nil {
@@ -29,14 +52,17 @@ func TestDelete(t *testing.T) {
 			}
 			t.Cleanup(func() { _ = os.RemoveAll(filepath.Dir(home)) })
 		},
-		"socket": func(t *testing.T, bundle string) {
-			socket := shimSocket(t)
-			if err := os.WriteFile(socket.Path(), nil, 0o600); err != nil {
+		"dead socket": func(t *testing.T, bundle string) {
+			file, err := address(t, bundle).listen()
+			if err != nil {
 				t.Fatal(err)
 			}
-			if err := os.WriteFile(filepath.Join(bundle, addressFile), []byte(socket.Address()), 0o600); err != nil {
-				t.Fatal(err)
-			}
+			_ = file.Close()
+		},
+		"sick shim": func(t *testing.T, bundle string) {
+			serve(t, address(t, bundle), services[1].name, "Shutdown", func(context.Context, func(any) error) (any, error) {
+				return nil, errors.New("out of order")
+			})
 		},
 		"mount": func(t *testing.T, bundle string) {
 			rootfs := filepath.Join(bundle, "rootfs")
@@ -56,7 +82,7 @@ func TestDelete(t *testing.T) {
 			}
 			var out bytes.Buffer
 			done, err := (&Invocation{ID: "c1", Namespace: namespace, Bundle: bundle}).delete(&out)
-			if err != nil || done != (leave == nil) {
+			if err != nil || done != slices.Contains([]string{"nothing", "shim of a pod"}, name) {
 				t.Fatalf("done: %v, %v", done, err)
 			}
 			if !done {
@@ -68,6 +94,9 @@ func TestDelete(t *testing.T) {
 			answer := new(taskapi.DeleteResponse)
 			if err := proto.Unmarshal(out.Bytes(), answer); err != nil {
 				t.Fatal(err)
+			}
+			if name == "shim of a pod" && asked != 1 {
+				t.Errorf("the shim was told %d times", asked)
 			}
 			if answer.ExitStatus != 137 || time.Since(answer.ExitedAt.AsTime()) < 0 || answer.Pid != 0 {
 				t.Errorf("answer %v", answer)

@@ -60,13 +60,13 @@ func (g *Group) Kill(ctx context.Context) error {
 	// in time, the list is read again until nobody is left. On v1 a frozen process
 	// takes SIGKILL only after the thaw.
 	complete := atomically || g.freezeBriefly(ctx)
-	_, err := signalAll(dir, unix.SIGKILL)
+	n, err := signalAll(dir, unix.SIGKILL)
+	complete = complete || n == 0 // nobody is there to fork
 	err = errors.Join(err, g.setFrozen(false))
 	for pause := time.Millisecond; err == nil && !complete; pause = min(2*pause, 50*time.Millisecond) {
 		if !sleep(ctx, pause) {
 			return fmt.Errorf("kill cgroup %s: processes keep coming: %w", g.config.Path, context.Cause(ctx))
 		}
-		var n int
 		n, err = signalAll(dir, unix.SIGKILL)
 		complete = n == 0
 	}

@@ -9,40 +9,32 @@ import (
 
 	"github.com/containerd/containerd/api/events"
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 
 	"github.com/pvelxc/pvelxc/oci2lxc"
+	"github.com/pvelxc/pvelxc/shim/pidfd"
 	"github.com/pvelxc/pvelxc/shim/program"
 )
 
-// build starts the monitor and talks its mount hook and PID 1 through their
-// programs, up to SyncCreated.
+// build lets the monitor go and talks its mount hook and PID 1 through their programs,
+// up to SyncCreated.
 func (c *Container) build(ctx context.Context) error {
-	m, err := startMonitor(c.settings, c.dirs, c.plan.Cgroup.Systemd, c.killAll, c.init.io.Child())
+	if c.plan.Cgroup.Systemd {
+		if err := c.group.PrepareScope(ctx, c.monitor.pid); err != nil {
+			return err
+		}
+	}
+	err := c.monitor.start(ctx, c.settings.Programs.Init, c.dirs, c.killAll, c.init.io.Child())
 	c.init.io.Start()
 	if err != nil {
 		return err
-	}
-	c.monitor = m
-	if c.state.Monitor, err = refOf(m.pid); err != nil {
-		return err
-	}
-	if c.plan.Cgroup.Systemd {
-		if err := c.group.PrepareScope(ctx, m.pid); err != nil {
-			return err
-		}
-		if err := m.proceed(ctx); err != nil {
-			return err
-		}
 	}
 	// While liblxc sets the container up, the mounts are made ready.
 	ready := make(chan error, 1)
 	var in inputs
 	defer func() { in.close() }()
 	go func() { ready <- in.open(ctx, c) }()
-	stateErr := c.state.write(c.dirs.state())
-	hook, err := m.hello(ctx, program.RoleHook)
-	if err := errors.Join(err, <-ready, stateErr); err != nil {
+	hook, err := c.monitor.hello(ctx, program.RoleHook)
+	if err := errors.Join(err, <-ready); err != nil {
 		return err
 	}
 	pid, err := parentOf(hook)
@@ -139,11 +131,11 @@ func (c *Container) park(ctx context.Context, in *inputs, pid int) error {
 		return fmt.Errorf("PID 1 is process %d, its mount hook's parent was %d", got, pid)
 	}
 	// The process waits for our answer: its pid is its own.
-	fd, err := unix.PidfdOpen(pid, 0)
+	fd, err := pidfd.Open(pid)
 	if err != nil {
-		return fmt.Errorf("open PID 1: %w", err)
+		return err
 	}
-	c.init.setLive(pid, os.NewFile(uintptr(fd), "init"))
+	c.init.setLive(pid, fd)
 	if err := c.checkIDMap(pid); err != nil {
 		return err
 	}

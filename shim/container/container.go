@@ -2,7 +2,6 @@ package container
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"reflect"
@@ -87,6 +86,7 @@ type Container struct {
 	memoryLimit *int64                    // in bytes, as last set; nil for none
 	limits      *specs.LinuxResources     // as last told to the registration
 	told        chan struct{}             // closed when the registration was told all; nil before
+	dismantled  chan error                // of the dismantling after the exit; nil before
 	deleted     bool
 }
 
@@ -116,7 +116,6 @@ func (c *Container) Kill(ctx context.Context, execID string, sig syscall.Signal,
 	if err != nil {
 		return err
 	}
-	cgroup.Prime() // liblxc moves the monitor again when its container ends
 	if !all || execID != "" {
 		if err := p.signal(sig); err != nil {
 			return err
@@ -328,46 +327,5 @@ func (c *Container) closeStreams(ctx context.Context, p *Process) {
 func (c *Container) warn(warnings []oci2lxc.Warning) {
 	for _, w := range warnings {
 		c.log.WithField("field", w.Field).Warn(w.Reason)
-	}
-}
-
-// watch waits for the end of the container and tells it, after that of the last exec.
-func (c *Container) watch() {
-	<-c.monitor.gone
-	at := c.monitor.exit.At
-	status, killed := c.monitor.status()
-	ctx, cancel := cleanupContext(context.Background())
-	defer cancel()
-	// Where the PID namespace is not the container's own, its other processes live
-	// on; where the monitor was killed, all of them may (engine: parent-death
-	// signals do not reach every process).
-	if killed || c.plan.Namespace(specs.PIDNamespace).Mode != oci2lxc.NamespaceNew {
-		if err := c.group.Kill(ctx); err != nil && !errors.Is(err, errdefs.ErrNotFound) {
-			c.log.WithError(err).Warn("kill what the container left behind")
-		}
-	}
-	c.stopOOM()
-	c.waitExecs(ctx)
-	c.init.starting.Lock()
-	defer c.init.starting.Unlock()
-	c.init.setExited(Exit{Status: status, At: at}, func(e Exit) { c.emit(exitEvent(c.id, c.id, e)) })
-	c.tell("stopped", func(ctx context.Context, r Registration) error { return r.Stopped(ctx) })
-}
-
-// waitExecs waits for the end of all execs that run.
-func (c *Container) waitExecs(ctx context.Context) {
-	c.mu.Lock()
-	execs := slices.Collect(maps.Values(c.execs))
-	c.mu.Unlock()
-	for _, p := range execs {
-		p.starting.Lock()
-		running := p.State().Status == StatusRunning
-		p.starting.Unlock()
-		if !running {
-			continue
-		}
-		if _, err := p.Wait(ctx); err != nil {
-			c.log.WithField("exec_id", p.execID).WithError(err).Warn("an exec outlives its container")
-		}
 	}
 }

@@ -22,7 +22,8 @@ import (
 // Create builds a container up to the point where its PID 1 waits for Start, and
 // emits TaskCreate. When it fails, nothing is left.
 func Create(ctx context.Context, cfg Config) (_ *Container, err error) {
-	cgroup.Prime() // liblxc will move the monitor
+	spare := takeSpare()
+	defer spare.giveBack()
 	c, err := load(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("create container %s: %w", cfg.ID, err)
@@ -44,7 +45,7 @@ func Create(ctx context.Context, cfg Config) (_ *Container, err error) {
 			err = errors.Join(err, fmt.Errorf("undo: %w", e))
 		}
 	}()
-	if err := c.prepare(ctx, cfg); err != nil {
+	if err := c.prepare(ctx, cfg, spare); err != nil {
 		return nil, err
 	}
 	if err := c.build(ctx); err != nil {
@@ -147,6 +148,10 @@ func readBundle(ctx context.Context, cfg Config) (*Container, error) {
 	return c, nil
 }
 
+// hookPath is where the mount hook finds pvelxc-init: the descriptor that its monitor
+// has of it (shim/monitor/monitor.c), which liblxc hands down.
+const hookPath = "/proc/self/fd/4"
+
 // options are the facts and choices that conversions of this container need.
 func (c *Container) options() oci2lxc.Options {
 	return oci2lxc.Options{
@@ -154,7 +159,7 @@ func (c *Container) options() oci2lxc.Options {
 		Namespace:     c.namespace,
 		Bundle:        c.bundle,
 		Name:          c.id,
-		InitPath:      c.settings.InitPath,
+		InitPath:      hookPath,
 		LogFile:       c.dirs.log(),
 		LogLevel:      c.settings.LogLevel,
 		CgroupMode:    cgroup.Mode(),
@@ -171,8 +176,8 @@ func (c *Container) options() oci2lxc.Options {
 }
 
 // prepare makes everything outside the container: its config and state, the root,
-// the streams, the parents of its cgroup.
-func (c *Container) prepare(ctx context.Context, cfg Config) error {
+// the streams, the parents of its cgroup, the monitor.
+func (c *Container) prepare(ctx context.Context, cfg Config, spare *spare) error {
 	text, err := c.plan.Config.Render()
 	if err != nil {
 		return err
@@ -180,8 +185,12 @@ func (c *Container) prepare(ctx context.Context, cfg Config) error {
 	if err := os.WriteFile(c.dirs.config(), text, 0o600); err != nil {
 		return fmt.Errorf("write LXC config: %w", err)
 	}
-	// From here on a crash is cleaned up by what the state says.
+	// From here on a crash is cleaned up by what the state says. The monitor is in it
+	// before it is told of its container: until then it ends with the shim.
 	if err := c.state.write(c.dirs.state()); err != nil {
+		return err
+	}
+	if c.monitor, err = spare.take(c.settings.Programs); err != nil {
 		return err
 	}
 	// The cluster may take its time to grant a name; the root is mounted meanwhile.
@@ -189,6 +198,9 @@ func (c *Container) prepare(ctx context.Context, cfg Config) error {
 	go func() { reserved <- c.reserve(ctx) }()
 	_, err = mountRootfs(cfg.Rootfs, c.plan.Rootfs.Path, c.plan.IDMap)
 	if err := errors.Join(err, <-reserved); err != nil {
+		return err
+	}
+	if c.state.Monitor, err = refOf(c.monitor.pid); err != nil {
 		return err
 	}
 	if err := c.state.write(c.dirs.state()); err != nil {

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pvelxc/pvelxc/shim/cgroup"
+	"github.com/pvelxc/pvelxc/shim/pidfd"
 )
 
 // CleanupConfig names a container whose shim is gone.
@@ -65,32 +66,45 @@ func Cleanup(ctx context.Context, cfg CleanupConfig) (Exit, error) {
 			reg = nil
 		}
 	}
-	if err := takeAway(ctx, st, d, group, reg); err != nil {
+	err = errors.Join(dismantle(ctx, st, group), st.unmountRootfs())
+	if err == nil {
+		err = takeAway(ctx, st, d, reg)
+	}
+	if err != nil {
 		return exit, fmt.Errorf("clean up container %s: %w", cfg.ID, err)
 	}
 	return exit, nil
 }
 
-// destroy is takeAway for a container of this shim.
+// destroy takes a container of this shim away.
 func (c *Container) destroy(ctx context.Context) error {
 	if c.stopOOM != nil {
 		c.stopOOM()
 	}
 	c.awaitTold(ctx)
-	if err := takeAway(ctx, &c.state, c.dirs, c.group, c.registration); err != nil {
+	if c.monitor != nil {
+		c.monitor.close() // one that waits for its container ends with this
+	}
+	var err error
+	if !c.dismantledBefore(ctx) {
+		err = dismantle(ctx, &c.state, c.group)
+	}
+	if err := errors.Join(err, c.state.unmountRootfs()); err != nil {
+		return err
+	}
+	if err := takeAway(ctx, &c.state, c.dirs, c.registration); err != nil {
 		return err
 	}
 	if c.monitor != nil {
 		<-c.monitor.gone
-		c.monitor.close()
 	}
 	return nil
 }
 
-// takeAway ends what is left of a container and removes all that was made for it.
-// Every step is tried whatever became of the others, and may find its work done.
-// The state file goes last: as long as it is there, a repeat is possible.
-func takeAway(ctx context.Context, st *state, d dirs, group *cgroup.Group, reg Registration) error {
+// dismantle ends what is left of a container's processes and removes what the kernel
+// keeps for them. Every step is tried whatever became of the others, and may find its
+// work done.
+func dismantle(ctx context.Context, st *state, group *cgroup.Group) error {
 	var errs []error
 	if err := group.Kill(ctx); err != nil && !errdefs.IsNotFound(err) {
 		errs = append(errs, err)
@@ -108,14 +122,20 @@ func takeAway(ctx context.Context, st *state, d dirs, group *cgroup.Group, reg R
 			errs = append(errs, err)
 		}
 	}
-	if st.Rootfs != "" {
-		if err := unmountRootfs(st.Rootfs); err != nil {
-			errs = append(errs, err)
-		}
+	return errors.Join(errs...)
+}
+
+func (st *state) unmountRootfs() error {
+	if st.Rootfs == "" {
+		return nil
 	}
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
+	return unmountRootfs(st.Rootfs)
+}
+
+// takeAway removes the rest of what was made for a container, when it is dismantled
+// and its root is unmounted. The state file goes last: as long as it is there, a repeat
+// is possible.
+func takeAway(ctx context.Context, st *state, d dirs, reg Registration) error {
 	if reg != nil {
 		// A cluster that is away must not keep a container from being deleted: its conf
 		// is removed by reconciliation.
@@ -139,39 +159,21 @@ func (r *procRef) end(ctx context.Context) error {
 	if r == nil {
 		return nil
 	}
-	fd, err := unix.PidfdOpen(r.Pid, 0)
+	fd, err := pidfd.Open(r.Pid)
 	if errors.Is(err, unix.ESRCH) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("open process %d: %w", r.Pid, err)
+		return err
 	}
-	defer unix.Close(fd)
+	defer fd.Close()
 	// Only now, with the pid pinned, does its start time prove anything.
 	start, err := startTime(r.Pid)
 	if err != nil || start != r.StartTime {
 		return nil
 	}
-	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+	if err := fd.Signal(unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("kill process %d: %w", r.Pid, err)
 	}
-	return waitPidfd(ctx, fd, r.Pid)
-}
-
-// waitPidfd waits until the process has ended; it need not be a child.
-func waitPidfd(ctx context.Context, fd, pid int) error {
-	for {
-		if err := ctx.Err(); err != nil {
-			return fmt.Errorf("process %d does not end: %w", pid, context.Cause(ctx))
-		}
-		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-		const slice = 100 // ms, after which ctx is looked at
-		n, err := unix.Poll(fds, slice)
-		if err != nil && !errors.Is(err, unix.EINTR) {
-			return fmt.Errorf("wait for process %d: %w", pid, err)
-		}
-		if n > 0 {
-			return nil
-		}
-	}
+	return fd.Ended(ctx)
 }

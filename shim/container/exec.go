@@ -16,6 +16,7 @@ import (
 
 	"github.com/pvelxc/pvelxc/oci2lxc"
 	"github.com/pvelxc/pvelxc/shim/cgroup"
+	"github.com/pvelxc/pvelxc/shim/pidfd"
 	"github.com/pvelxc/pvelxc/shim/program"
 	"github.com/pvelxc/pvelxc/shim/reaper"
 	"github.com/pvelxc/pvelxc/shim/stdio"
@@ -139,11 +140,11 @@ func (c *Container) enter(ctx context.Context, p *Process, proc *oci2lxc.Process
 	}
 	exits := reaper.Watch(done.PID)
 	// Even if it has ended: until its exit is taken from exits, the pid is its own.
-	fd, err := unix.PidfdOpen(done.PID, 0)
+	fd, err := pidfd.Open(done.PID)
 	if err == nil {
-		p.setLive(done.PID, os.NewFile(uintptr(fd), "exec"))
+		p.setLive(done.PID, fd)
 	} else if !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("open process %d: %w", done.PID, err)
+		return err
 	}
 	go c.watchExec(p, exits)
 	if c.state.Rdt != nil {
@@ -186,13 +187,13 @@ func (c *Container) watchExec(p *Process, exits <-chan reaper.Exit) {
 func (c *Container) startHelper(peer *os.File, streams *stdio.IO) (int, error) {
 	// Read-only, so that no process of the container can write to the host's binary
 	// through the helper's /proc/PID/exe (CVE-2019-5736).
-	tree, err := initTree(c.settings.InitPath)
+	tree, err := initTree(c.settings.Programs.Init)
 	if err != nil {
 		return 0, err
 	}
 	defer tree.Close()
 	// Its own exit tells nothing: it ends well or has said why.
-	pid, _, err := spawn("/proc/self/fd/4", []string{c.settings.InitPath, "exec", "3"}, streams.Child(), []*os.File{peer, tree}, nil)
+	pid, _, err := spawn(Executable{Path: c.settings.Programs.Init.Path, file: tree}, []string{"exec", "3"}, streams.Child(), peer)
 	return pid, err
 }
 
@@ -209,12 +210,12 @@ func (c *Container) execProgram(proc *oci2lxc.Process) (*program.Program, func()
 	if dir != nil {
 		open = append(open, dir)
 	}
-	pidfd, err := unix.PidfdOpen(pid, 0)
+	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
 		open.close()
 		return nil, nil, fmt.Errorf("container %s has ended: %w", c.id, errdefs.ErrFailedPrecondition)
 	}
-	file := os.NewFile(uintptr(pidfd), "init")
+	file := os.NewFile(uintptr(fd), "init")
 	open = append(open, file)
 	prog, err := program.Exec(program.ExecInput{
 		Process:    proc,

@@ -20,9 +20,7 @@ import (
 // monitor is the process that holds one LXC container (shim/monitor/monitor.c),
 // and the socket on which the mount hook, PID 1 and it speak, in this order.
 type monitor struct {
-	pid   int
-	pidfd *os.File
-	exits <-chan reaper.Exit
+	pid int
 	// gone is closed after exit is set.
 	gone chan struct{}
 	exit reaper.Exit
@@ -38,37 +36,19 @@ type monitor struct {
 // errMonitorGone is the cause when the monitor ends in the middle of a conversation.
 var errMonitorGone = errors.New("the container ended before it was ready")
 
-// startMonitor starts pvelxc-monitor for the LXC config in d, with the child ends
-// of the container's stdio.
-func startMonitor(s Settings, d dirs, wait bool, killAll func(), child stdio.Child) (_ *monitor, err error) {
-	tree, err := initTree(s.InitPath)
-	if err != nil {
-		return nil, err
-	}
-	defer tree.Close()
+// spawnMonitor starts a pvelxc-monitor that waits for its container. It ends when its
+// conn is closed before that.
+func spawnMonitor(p *Programs) (*monitor, error) {
 	conn, peer, err := program.Pair()
 	if err != nil {
 		return nil, err
 	}
 	defer peer.Close()
-	args := []string{s.MonitorPath, d.name, d.lxcpath, d.config(), d.exit()}
-	if wait {
-		args = append(args, "wait")
-	}
-	pidfd := -1
-	pid, exits, err := spawn(s.MonitorPath, args, child, []*os.File{peer, tree}, &pidfd)
+	pid, exits, err := spawn(p.Monitor, nil, stdio.Child{}, peer)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("start monitor: %w", err), conn.Close())
+		return nil, errors.Join(err, conn.Close())
 	}
-	m := &monitor{
-		pid:     pid,
-		pidfd:   os.NewFile(uintptr(pidfd), "monitor"),
-		exits:   exits,
-		gone:    make(chan struct{}),
-		conn:    conn,
-		logPath: d.log(),
-		killAll: killAll,
-	}
+	m := &monitor{pid: pid, gone: make(chan struct{}), conn: conn}
 	go func() {
 		m.exit = <-exits
 		close(m.gone)
@@ -76,11 +56,37 @@ func startMonitor(s Settings, d dirs, wait bool, killAll func(), child stdio.Chi
 	return m, nil
 }
 
-// initTree is the read-only detached mount of pvelxc-init that PID 1 is executed
-// from: nothing appears in the container's root, and no process in it can reach
-// the file on the host for writing (CVE-2019-5736).
-func initTree(path string) (*os.File, error) {
-	tree, err := mounttree.Clone(path, false)
+// start lets the monitor start the container of d, with the child ends of the
+// container's stdio.
+func (m *monitor) start(ctx context.Context, init Executable, d dirs, killAll func(), child stdio.Child) error {
+	m.logPath, m.killAll = d.log(), killAll
+	tree, err := initTree(init)
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer null.Close()
+	or := func(f *os.File) *os.File {
+		if f == nil {
+			return null
+		}
+		return f
+	}
+	return m.conn.SendContainer(ctx, program.Container{
+		Stdin: or(child.Stdin), Stdout: or(child.Stdout), Stderr: or(child.Stderr), Init: tree,
+		Name: d.name, LXCPath: d.lxcpath, Config: d.config(), ExitFile: d.exit(),
+	})
+}
+
+// initTree is the read-only detached mount of pvelxc-init that it is executed from in
+// the container: nothing appears in the container's root, and no process in it can
+// reach the file on the host for writing (CVE-2019-5736).
+func initTree(init Executable) (*os.File, error) {
+	tree, err := mounttree.CloneFile(init.file)
 	if err != nil {
 		return nil, fmt.Errorf("pvelxc-init: %w", err)
 	}
@@ -245,8 +251,5 @@ func (m *monitor) status() (status uint32, killed bool) {
 	return m.exit.Code(), false
 }
 
-// close frees the descriptors, after gone.
-func (m *monitor) close() {
-	_ = m.conn.Close()
-	_ = m.pidfd.Close()
-}
+// close frees the socket, after gone.
+func (m *monitor) close() { _ = m.conn.Close() }

@@ -3,13 +3,13 @@ package container
 import (
 	"context"
 	"fmt"
-	"os"
 	"sync"
 	"syscall"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/pvelxc/pvelxc/shim/pidfd"
 	"github.com/pvelxc/pvelxc/shim/stdio"
 )
 
@@ -25,7 +25,7 @@ type Process struct {
 	mu     sync.Mutex // guards what follows
 	status Status
 	pid    int
-	pidfd  *os.File
+	pidfd  *pidfd.FD
 	io     *stdio.IO
 	noMore bool // CloseStdin was called
 	exit   Exit
@@ -117,10 +117,10 @@ func (p *Process) setStdio(streams *stdio.IO) {
 }
 
 // setLive records the pid of a process that exists, and takes over pidfd.
-func (p *Process) setLive(pid int, pidfd *os.File) {
+func (p *Process) setLive(pid int, fd *pidfd.FD) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.pid, p.pidfd = pid, pidfd
+	p.pid, p.pidfd = pid, fd
 }
 
 // transition moves the process on and emits the event of that, at once: see the
@@ -149,7 +149,7 @@ func (p *Process) setExited(e Exit, emit func(Exit)) {
 		p.io.Exited()
 	}
 	if p.pidfd != nil {
-		_ = p.pidfd.Close()
+		p.pidfd.Close()
 		p.pidfd = nil
 	}
 	emit(e)
@@ -166,7 +166,7 @@ func (p *Process) signal(sig syscall.Signal) error {
 	case p.pidfd == nil:
 		return fmt.Errorf("%s: process was not started: %w", p, errdefs.ErrFailedPrecondition)
 	}
-	err := unix.PidfdSendSignal(int(p.pidfd.Fd()), unix.Signal(sig), nil, 0)
+	err := p.pidfd.Signal(sig)
 	switch err {
 	case nil:
 		return nil

@@ -1,10 +1,6 @@
 package container
 
 import (
-	"fmt"
-	"os"
-	"path/filepath"
-
 	"github.com/pvelxc/pvelxc/oci2lxc"
 	"github.com/pvelxc/pvelxc/shim/layout"
 )
@@ -17,8 +13,8 @@ type Settings struct {
 	// Root is the state directory; lxcpath of unregistered containers is
 	// Root/lxc/<namespace>.
 	Root string
-	// InitPath and MonitorPath are the C programs beside the shim.
-	InitPath, MonitorPath string
+	// Programs are the C programs beside the shim.
+	Programs *Programs
 	// SystemdCgroup asks for systemd scopes: a cgroups path is slice:prefix:name then.
 	// Without it colons are part of a group's name, as in runc.
 	SystemdCgroup bool
@@ -31,28 +27,14 @@ type Settings struct {
 	LogLevel string
 }
 
-// InstalledSettings name the C programs beside the running executable, which need not
-// be there.
-func InstalledSettings() Settings {
-	dir := "/usr/bin"
-	if self, err := os.Executable(); err == nil {
-		dir = filepath.Dir(self)
-	}
-	return Settings{
-		Root:        DefaultRoot,
-		InitPath:    filepath.Join(dir, "pvelxc-init"),
-		MonitorPath: filepath.Join(dir, "pvelxc-monitor"),
-		LogLevel:    "WARN",
-	}
-}
+// InstalledSettings are those of an administrator who has made no choice, without the
+// programs: enough to plan a container, not to make one.
+func InstalledSettings() Settings { return Settings{Root: DefaultRoot, LogLevel: "WARN"} }
 
-// DefaultSettings finds the C programs beside the running executable.
+// DefaultSettings are InstalledSettings with the programs beside the running executable.
 func DefaultSettings() (Settings, error) {
 	s := InstalledSettings()
-	for _, p := range []string{s.InitPath, s.MonitorPath} {
-		if _, err := os.Stat(p); err != nil {
-			return Settings{}, fmt.Errorf("%w (hint: pvelxc-init and pvelxc-monitor belong beside the shim)", err)
-		}
-	}
-	return s, nil
+	var err error
+	s.Programs, err = findPrograms()
+	return s, err
 }

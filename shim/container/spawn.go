@@ -11,12 +11,11 @@ import (
 
 // spawn starts one of the C programs with a process's streams as 0, 1 and 2 and
 // the files of extra from 3 on, in a session of its own: a signal to the shim's
-// group is not the container's. It has no environment. pidfd, where not nil, gets a
-// descriptor of the process.
-func spawn(path string, args []string, child stdio.Child, extra []*os.File, pidfd *int) (int, <-chan reaper.Exit, error) {
+// group is not the container's. It has no environment.
+func spawn(program Executable, args []string, child stdio.Child, extra ...*os.File) (int, <-chan reaper.Exit, error) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
-		return 0, nil, fmt.Errorf("start %s: %w", args[0], err)
+		return 0, nil, fmt.Errorf("start %s: %w", program.Path, err)
 	}
 	defer null.Close()
 	all := append([]*os.File{child.Stdin, child.Stdout, child.Stderr}, extra...)
@@ -27,14 +26,14 @@ func spawn(path string, args []string, child stdio.Child, extra []*os.File, pidf
 		}
 		fds[i] = f.Fd()
 	}
-	pid, exits, err := reaper.ForkExec(path, args, &syscall.ProcAttr{
+	pid, exits, err := reaper.ForkExec(program.run(), append([]string{program.Path}, args...), &syscall.ProcAttr{
 		Dir:   "/",
 		Env:   []string{},
 		Files: fds,
-		Sys:   &syscall.SysProcAttr{Setsid: true, PidFD: pidfd},
+		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})
 	if err != nil {
-		return 0, nil, fmt.Errorf("%s: %w", args[0], err)
+		return 0, nil, fmt.Errorf("%s: %w", program.Path, err)
 	}
 	return pid, exits, nil
 }

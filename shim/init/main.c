@@ -74,6 +74,8 @@ int main(int argc, char **argv)
 		(void)!write(2, usage, sizeof usage - 1);
 		return 2;
 	}
+	/* It is executed from a descriptor, whose number would be its name. */
+	prctl(PR_SET_NAME, "pvelxc-init");
 	/* Nothing in the container may look into this process, which still sees the host. */
 	prctl(PR_SET_DUMPABLE, 0);
 	syscall(SYS_close_range, 3, ~0u, CLOSE_RANGE_CLOEXEC);

@@ -64,6 +64,10 @@ enum pvx_msg_type {
 	PVX_MSG_PROGRAM = 16, /* one descriptor: the program */
 	PVX_MSG_FDS = 17,     /* 1..128 descriptors, for OP_FDS */
 	PVX_MSG_GO = 18,      /* answers MSG_SYNC */
+	/* to pvelxc-monitor: the container that it is for. arg = PVX_VERSION; descriptors:
+	 * stdin, stdout, stderr, the tree of pvelxc-init; then four str: liblxc's name and
+	 * lxcpath, the paths of the config and of the exit file */
+	PVX_MSG_CONTAINER = 19,
 };
 
 enum pvx_role { PVX_ROLE_HOOK = 1, PVX_ROLE_INIT = 2, PVX_ROLE_EXEC = 3 };
@@ -83,6 +87,7 @@ enum pvx_fd_kind {
 #define PVX_MAX_FDS 4096u           /* descriptors in one program */
 #define PVX_MAX_FDS_MESSAGE 128u    /* descriptors in one MSG_FDS */
 #define PVX_MAX_TEXT 1024u          /* bytes of text in a message */
+#define PVX_MAX_CONTAINER 16384u    /* bytes of the strings in a MSG_CONTAINER */
 
 /* Flags of OP_MOUNT_FS. */
 #define PVX_FS_COPY_UP 1u   /* fill the new filesystem with what the destination holds */

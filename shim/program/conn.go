@@ -99,6 +99,10 @@ func (c *Conn) Recv(ctx context.Context) (*Message, error) {
 
 // Send sends a message with descriptors, which stay the caller's.
 func (c *Conn) Send(ctx context.Context, t MessageType, arg uint32, files ...*os.File) error {
+	return c.send(ctx, appendMessage(nil, t, arg), files)
+}
+
+func (c *Conn) send(ctx context.Context, message []byte, files []*os.File) error {
 	stop := c.until(ctx, c.c.SetWriteDeadline)
 	defer stop()
 	fds := make([]int, len(files))
@@ -109,7 +113,7 @@ func (c *Conn) Send(ctx context.Context, t MessageType, arg uint32, files ...*os
 	if len(fds) > 0 {
 		oob = unix.UnixRights(fds...)
 	}
-	if _, _, err := c.c.WriteMsgUnix(appendMessage(nil, t, arg), oob, nil); err != nil {
+	if _, _, err := c.c.WriteMsgUnix(message, oob, nil); err != nil {
 		if cause := context.Cause(ctx); cause != nil && errors.Is(err, os.ErrDeadlineExceeded) {
 			err = cause
 		}

@@ -11,6 +11,7 @@ const (
 	maxProgram    = 64 << 20
 	maxFDs        = 4096
 	maxFDsMessage = 128
+	maxContainer  = 16384 // bytes
 	maxText       = 1024
 )
 
@@ -114,6 +115,8 @@ const (
 	MsgFDs MessageType = 17
 	// MsgGo answers MsgSync.
 	MsgGo MessageType = 18
+	// MsgContainer is for pvelxc-monitor; see Conn.SendContainer.
+	MsgContainer MessageType = 19
 )
 
 // Role is what pvelxc-init was started as (enum pvx_role).

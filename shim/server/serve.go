@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pvelxc/pvelxc/shim/bootstrap"
-	"github.com/pvelxc/pvelxc/shim/cgroup"
+	"github.com/pvelxc/pvelxc/shim/container"
 	"github.com/pvelxc/pvelxc/shim/events"
 	"github.com/pvelxc/pvelxc/shim/reaper"
 	"github.com/pvelxc/pvelxc/shim/task"
@@ -39,7 +39,7 @@ func (c *command) serve(ctx context.Context) error {
 
 func (c *command) serveUntilEmpty(ctx context.Context) error {
 	unix.CloseOnExec(bootstrap.LeashFD)
-	cgroup.Prime() // containerd will ask for a container at once
+	container.Expect() // containerd will ask for one at once
 	listener, err := inherit(bootstrap.ListenerFD)
 	if err != nil {
 		return err
@@ -66,6 +66,7 @@ func (c *command) serveUntilEmpty(ctx context.Context) error {
 	task.New(task.Config{
 		Namespace: c.Namespace,
 		Create:    task.LXC(c.engine.Create),
+		Expect:    container.Expect,
 		Events:    queue.Send,
 		Shutdown:  end,
 	}).Register(server)

@@ -27,6 +27,8 @@ type Config struct {
 	Namespace string
 	// Create makes containers.
 	Create CreateFunc
+	// Expect is told when a container will soon be created; it must not block, and may be nil.
+	Expect func()
 	// Events takes the containers' events; it must not block.
 	Events func(event any)
 	// Shutdown is called once, when the shim is asked to end and has no containers. It must not block.
@@ -269,6 +271,8 @@ func (s *Service) Connect(_ context.Context, r *api.ConnectRequest) (*api.Connec
 		response.TaskPid = uint32(c.Pid())
 	} else if s.containers.isClosed() {
 		return nil, fmt.Errorf("the shim is shutting down: %w", errdefs.ErrUnavailable)
+	} else if s.config.Expect != nil {
+		s.config.Expect()
 	}
 	return response, nil
 }

@@ -1,0 +1,60 @@
+package container
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// Programs are the C programs of the shim's own build. They are held open from its
+// start: an upgrade replaces the files of a pod that goes on, and its shim must not
+// talk to programs of another version (docs/adr/0007).
+type Programs struct{ Init, Monitor Executable }
+
+// Executable is a program file that is held open.
+type Executable struct {
+	// Path is where it was found; another file may be there now.
+	Path string
+	file *os.File
+}
+
+// run is a path by which this process and a child that inherits its descriptors can
+// execute the program.
+func (e Executable) run() string { return fmt.Sprintf("/proc/self/fd/%d", e.file.Fd()) }
+
+// findPrograms opens the programs beside the running executable.
+var findPrograms = sync.OnceValues(func() (*Programs, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find the shim's own path: %w", err)
+	}
+	p := new(Programs)
+	for name, to := range map[string]*Executable{"pvelxc-init": &p.Init, "pvelxc-monitor": &p.Monitor} {
+		path := filepath.Join(filepath.Dir(self), name)
+		file, err := openProgram(path)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w (hint: pvelxc-init and pvelxc-monitor belong beside %s)", path, err, self)
+		}
+		*to = Executable{Path: path, file: file}
+	}
+	return p, nil
+})
+
+// openProgram opens a program for execution, at a descriptor that is not one of those
+// that a child gets in its place.
+func openProgram(path string) (*os.File, error) {
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	const above = 10
+	high, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, above)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(high), path), nil
+}
