@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -323,6 +324,21 @@ func TestPidsAndRemoveRecurse(t *testing.T) {
 	if pids, err := g.Pids(); err != nil || len(pids) != 0 {
 		t.Errorf("Pids of a removed cgroup = %v, %v", pids, err)
 	}
+}
+
+// TestRemoveKillsInTheMonitorsGroup: there is none of the user's processes in it, and what liblxc has left there nobody else ends.
+func TestRemoveKillsInTheMonitorsGroup(t *testing.T) {
+	g := newGroup(t, nil)
+	p := spawn(t, g, "wait")
+	for _, h := range g.hierarchies {
+		if err := writeFile(h.dir(g.config.Monitor), "cgroup.procs", strconv.Itoa(p.Process.Pid)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := g.Remove(timeout(t)); err != nil {
+		t.Fatal(err)
+	}
+	p.await(t, "Remove")
 }
 
 func writeAt(dir *os.File, name, value string) error {

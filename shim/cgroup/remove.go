@@ -13,8 +13,9 @@ import (
 
 // Remove takes the container's and the monitor's groups away, with all that is
 // below them, and the scope of the systemd driver. What does not exist is no
-// error. It waits, until ctx ends, for processes that are just dying; if some
-// remain the error names them and unwraps to errdefs.ErrFailedPrecondition. Parents
+// error. What is still in the monitor's is killed: a child of liblxc may outlive its
+// monitor, when that is killed in the middle of a start. It waits, until ctx ends, for
+// processes that are just dying; if some remain the error names them and unwraps to errdefs.ErrFailedPrecondition. Parents
 // stay: others may be about to use them.
 func (g *Group) Remove(ctx context.Context) error {
 	g.endWatches()
@@ -25,7 +26,7 @@ func (g *Group) Remove(ctx context.Context) error {
 	var errs []error
 	for _, h := range g.hierarchies {
 		for _, path := range paths {
-			if err := removeWhenEmpty(ctx, h.dir(path)); err != nil {
+			if err := removeWhenEmpty(ctx, h.dir(path), path == g.config.Monitor); err != nil {
 				errs = append(errs, err)
 			}
 		}
@@ -35,13 +36,13 @@ func (g *Group) Remove(ctx context.Context) error {
 	}
 	if g.config.Systemd && len(errs) == 0 {
 		for _, h := range g.hierarchies {
-			errs = append(errs, removeWhenEmpty(ctx, h.dir(filepath.Dir(g.config.Path))))
+			errs = append(errs, removeWhenEmpty(ctx, h.dir(filepath.Dir(g.config.Path)), false))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func removeWhenEmpty(ctx context.Context, dir string) error {
+func removeWhenEmpty(ctx context.Context, dir string, kill bool) error {
 	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
 		err := removeAll(dir)
 		if err == nil {
@@ -51,6 +52,11 @@ func removeWhenEmpty(ctx context.Context, dir string) error {
 		// from cgroupfs, EBUSY is for children, too, that were made meanwhile.
 		if !errors.Is(err, unix.EBUSY) {
 			return fmt.Errorf("remove cgroup %s: %w", dir, err)
+		}
+		if kill {
+			if _, err := signalAll(dir, unix.SIGKILL); err != nil {
+				return fmt.Errorf("remove cgroup %s: %w", dir, err)
+			}
 		}
 		if sleep(ctx, pause) {
 			continue
