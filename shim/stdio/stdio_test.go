@@ -319,6 +319,35 @@ func TestProcessWithoutReader(t *testing.T) {
 	}
 }
 
+// TestReaderComesLate: a process that printed nothing has ended before its reader opens the FIFO, in the way that waits for a writer. The
+// reader must be told of the end.
+func TestReaderComesLate(t *testing.T) {
+	noLeaks(t)
+	config := fifos(t)
+	streams := open(t, config)
+	gone := start(t, streams, "exit 0")
+	await(t, gone)
+	drain(t, streams)
+	for _, path := range []string{config.Stdout, config.Stderr} {
+		got := make(chan error, 1)
+		go func() {
+			data, err := os.ReadFile(path)
+			if len(data) > 0 {
+				err = errors.Join(err, fmt.Errorf("read %q", data))
+			}
+			got <- err
+		}()
+		select {
+		case err := <-got:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(patience):
+			t.Fatalf("the reader of %s waits", filepath.Base(path))
+		}
+	}
+}
+
 // TestReaderDies: containerd restarts. The process must not get SIGPIPE, and a Drain whose reader is gone must end with its context.
 func TestReaderDies(t *testing.T) {
 	noLeaks(t)

@@ -79,6 +79,10 @@ type sink struct {
 	file  *os.File
 	fifo  bool // we hold the read end, too
 	users atomic.Int32
+
+	mu      sync.Mutex // guards what follows
+	last    *os.File   // the FIFO's write end alone, after the last user has closed it
+	aborted bool
 }
 
 func newSink(file *os.File, fifo bool) *sink {
@@ -102,42 +106,83 @@ func (s *sink) writer() io.Writer {
 	return s.file
 }
 
-// close says that a user will write no more. After the last one the file is closed: a FIFO when it is empty, because what containerd,
-// being restarted, has not read yet would be gone with our read end. Only abort ends that wait.
+// close says that a user will write no more. After the last one the file is closed: a FIFO when somebody has it open to read, and has
+// read it all. Who opens it later waits for a writer, for ever if there is none: containerd opens its ends in the background, which may
+// take longer than a short process lives. And what containerd, being restarted, has not read yet would be gone with our read end. Only
+// abort ends that wait.
 func (s *sink) close() {
 	if s == nil || s.users.Add(-1) > 0 {
 		return
 	}
-	if s.pending() == 0 {
-		_ = s.file.Close()
+	last, err := s.writeOnly()
+	_ = s.file.Close()
+	if err != nil || last == nil {
+		return
+	}
+	if s.over() {
+		_ = last.Close()
 		return
 	}
 	go func() {
-		for pause := 200 * time.Microsecond; s.pending() > 0; pause = min(2*pause, 250*time.Millisecond) {
-			time.Sleep(pause) // nothing tells a writer that a pipe is empty
+		// Nothing tells a writer that a reader has come, or that a pipe is empty.
+		for pause := 200 * time.Microsecond; !s.over(); pause = min(2*pause, 250*time.Millisecond) {
+			time.Sleep(pause)
 		}
-		_ = s.file.Close()
+		_ = last.Close()
 	}()
 }
 
-// pending returns how many bytes wait in a FIFO; 0 for a closed one, and for what is no FIFO.
-func (s *sink) pending() (n int) {
-	raw, err := s.file.SyscallConn()
-	if err != nil || !s.fifo {
-		return 0
+// writeOnly opens a FIFO for writing alone; nil for what is no FIFO, and when abort was called.
+func (s *sink) writeOnly() (*os.File, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.fifo || s.aborted {
+		return nil, nil
 	}
+	raw, err := s.file.SyscallConn()
+	if err != nil {
+		return nil, fmt.Errorf("open output for its end: %w", err)
+	}
+	if failed := raw.Control(func(fd uintptr) {
+		s.last, err = os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", fd), os.O_WRONLY|unix.O_NONBLOCK, 0)
+	}); failed != nil || err != nil {
+		return nil, fmt.Errorf("open output for its end: %w", errors.Join(failed, err))
+	}
+	return s.last, nil
+}
+
+// over says that a FIFO has a reader, who has read it all, or that abort was called.
+func (s *sink) over() bool {
+	raw, err := s.last.SyscallConn()
+	if err != nil {
+		return true
+	}
+	over := true
 	_ = raw.Control(func(fd uintptr) {
-		if n, err = unix.IoctlGetInt(int(fd), unix.TIOCINQ); err != nil {
-			n = 0
+		fds := []unix.PollFd{{Fd: int32(fd)}}
+		for {
+			if _, err = unix.Poll(fds, 0); !errors.Is(err, unix.EINTR) {
+				break
+			}
 		}
+		n, ioctl := unix.IoctlGetInt(int(fd), unix.TIOCINQ)
+		// POLLERR of a write end: no reader has the pipe open (poll(2)).
+		over = err != nil || ioctl != nil || n == 0 && fds[0].Revents&unix.POLLERR == 0
 	})
-	return n
+	return over
 }
 
 // abort closes the file whoever uses it.
 func (s *sink) abort() {
-	if s != nil {
-		_ = s.file.Close()
+	if s == nil {
+		return
+	}
+	_ = s.file.Close()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.aborted = true
+	if s.last != nil {
+		_ = s.last.Close()
 	}
 }
 
