@@ -23,6 +23,7 @@ type CRI struct {
 type Handler struct {
 	Name, Type string
 	Sandboxer  string // "podsandbox" or "shim"; empty for containerd's default. 1.7 does not have it for a handler.
+	NetworkDir string // holds the CNI configurations of its pods; empty for the node's
 }
 
 // NRISocket is where NRI plugins connect to a daemon with CRI.
@@ -61,6 +62,9 @@ func (c *CRI) config(d *Daemon) string {
 		fmt.Fprintf(&b, "    [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.%s]\n      runtime_type = %q\n", h.Name, h.Type)
 		if h.Sandboxer != "" {
 			fmt.Fprintf(&b, "      sandboxer = %q\n", h.Sandboxer)
+		}
+		if h.NetworkDir != "" {
+			fmt.Fprintf(&b, "      cni_conf_dir = %q\n", h.NetworkDir)
 		}
 	}
 	return b.String()
