@@ -175,4 +175,13 @@ func TestRewoundPool(t *testing.T) {
 	}
 	_, err = h.Stat(t.Context(), "c")
 	h.must(err)
+	// Nothing is made of it: neither a layer on its head nor a clone.
+	for _, key := range []string{"n/1/extract-1 x", "d"} {
+		if _, err := h.Prepare(t.Context(), key, "a"); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "hint:") {
+			t.Errorf("prepare %s on what was replaced: %v", key, err)
+		}
+		if _, err := h.Stat(t.Context(), key); !errdefs.IsNotFound(err) {
+			t.Errorf("stat of what was refused: %v", err)
+		}
+	}
 }

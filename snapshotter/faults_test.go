@@ -19,6 +19,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/google/go-cmp/cmp"
 	"github.com/sirupsen/logrus"
@@ -33,6 +34,8 @@ type points struct {
 	// at is the point that ends the process, and end how; end does not return.
 	at  string
 	end func()
+	// full is the point before a change of ZFS that finds no space.
+	full string
 
 	mu     sync.Mutex
 	passed map[string]int // guarded by mu
@@ -41,13 +44,15 @@ type points struct {
 }
 
 // pass names a point by its kind and how often that came by.
-func (p *points) pass(kind string) {
+func (p *points) pass(kind string) { p.reach(kind) }
+
+func (p *points) reach(kind string) (point string) {
 	p.mu.Lock()
 	if p.passed == nil {
 		p.passed = map[string]int{}
 	}
 	p.passed[kind]++
-	point := fmt.Sprintf("%s #%d", kind, p.passed[kind])
+	point = fmt.Sprintf("%s #%d", kind, p.passed[kind])
 	p.order = append(p.order, point)
 	if p.dead {
 		p.mu.Unlock()
@@ -59,6 +64,7 @@ func (p *points) pass(kind string) {
 	if dead {
 		p.end()
 	}
+	return point
 }
 
 // faulty passes a point before and after each change.
@@ -68,7 +74,9 @@ type faulty struct {
 }
 
 func (f faulty) around(op string, fn func() error) error {
-	f.pass(op + ": before")
+	if point := f.reach(op + ": before"); point == f.full {
+		return &zfs.Error{Op: op, Name: "tank", Kind: zfs.ErrNoSpace}
+	}
 	err := fn()
 	f.pass(op + ": after")
 	return err
@@ -155,7 +163,15 @@ func write(key, file string) act {
 		if err != nil {
 			return err
 		}
-		return h.at(m, func(dir string) error { return os.WriteFile(dir+"/"+file, []byte(file), 0o600) })
+		return h.at(m, func(dir string) error {
+			f, err := os.Create(dir + "/" + file)
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			_, err = f.WriteString(file)
+			return errors.Join(err, f.Sync())
+		})
 	}, func(s state) {
 		e := s[key]
 		e.Files = slices.Sorted(slices.Values(append(slices.Clone(e.Files), file)))
@@ -249,6 +265,9 @@ type world interface {
 // TestFaults ends the snapshotter before and after each of its steps. Whatever was under way, the next one gives
 // containerd what it was told, destroys everything of ours that nobody knows, and nothing else.
 func TestFaults(t *testing.T) {
+	if os.Getenv("VM_POOL_DEVICE") != "" {
+		t.Skip("VM_POOL_DEVICE is set: TestFaultsOnPool is the same on real ZFS")
+	}
 	b, err := fake.New(t.TempDir(), "tank")
 	if err != nil {
 		t.Fatal(err)
@@ -396,6 +415,51 @@ func autopsy(t *testing.T, w world, root, dir string, told []string) {
 		if _, err := b.Stat(ctx, name); len(told) > 0 && err != nil {
 			t.Errorf("what is not ours was touched: %v", err)
 		}
+	}
+}
+
+// TestNoSpace has each change of ZFS find the pool full, once. The request says so and has changed nothing, and made again
+// it succeeds.
+func TestNoSpace(t *testing.T) {
+	b, err := fake.New(t.TempDir(), "tank")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &frozen{b}
+	_, passed, _ := w.play(t, "tank/f", "")
+	for i, full := range passed {
+		if !strings.Contains(full, ": before") || strings.HasPrefix(full, "write") {
+			continue
+		}
+		t.Run(full, func(t *testing.T) {
+			t.Parallel()
+			root, dir, ctx := fmt.Sprintf("tank/f%d", i), t.TempDir(), quiet(t.Context())
+			o := faultOptions(b, root, dir, &points{full: full})
+			s, err := snapshotter.Open(ctx, o)
+			if errdefs.IsResourceExhausted(err) {
+				s, err = snapshotter.Open(ctx, o)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			h := &history{ctx: ctx, s: s}
+			var told []string
+			for _, a := range acts() {
+				told = append(told, "begin "+a.name)
+				err := a.do(h)
+				if errdefs.IsResourceExhausted(err) && strings.Contains(err.Error(), "hint:") {
+					err = a.do(h)
+				}
+				if err != nil {
+					t.Fatalf("%s: %v", a.name, err)
+				}
+				told = append(told, "done "+a.name)
+			}
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			autopsy(t, w, root, dir, told)
+		})
 	}
 }
 
@@ -548,12 +612,12 @@ func TestVictim(t *testing.T) {
 	passed(strings.Join(p.order, "\n"))
 }
 
-// TestFaultsOnPool is TestFaults on real ZFS, with kill -9. $VM_CI: only every fifth point.
+// TestFaultsOnPool is TestFaults on real ZFS, with kill -9. $VM_CI: only every seventh point.
 func TestFaultsOnPool(t *testing.T) {
 	pool(t)
 	stride := 1
 	if os.Getenv("VM_CI") != "" {
-		stride = 5
+		stride = 7
 	}
 	if n, err := strconv.Atoi(os.Getenv("PVELXC_FAULT_STRIDE")); err == nil {
 		stride = n

@@ -162,9 +162,12 @@ func (s *Snapshotter) intend(r rows, p *request) error {
 	return errors.Join(r.putDataset(p.row.Dataset, d), r.putSnapshot(p.id, p.row))
 }
 
-// checkHead sees that a leased head is what the parent is: somebody may have written after the commit. If it is not, the
-// lease becomes a clone. It reads, and changes nothing in ZFS.
+// checkHead sees that a leased head is what the parent is: somebody may have written after the commit, or rewound the
+// pool to a time before it. If it is not, the lease becomes a clone. It reads, and changes nothing in ZFS.
 func (s *Snapshotter) checkHead(ctx context.Context, p *request) error {
+	if err := s.verify(ctx, p.from); err != nil {
+		return s.undo(context.WithoutCancel(ctx), p, err)
+	}
 	i, err := s.b.Stat(ctx, p.row.Dataset)
 	if err == nil && i.Written == 0 && i.GUID == p.row.GUID {
 		s.stats.Leases.Add(1)
@@ -197,7 +200,7 @@ func (s *Snapshotter) create(ctx context.Context, p *request) error {
 		var err error
 		if p.parentID == "" {
 			err = s.b.Create(ctx, p.row.Dataset, nil)
-		} else {
+		} else if err = s.verify(ctx, p.from); err == nil {
 			err = s.b.Clone(ctx, p.from.zfsName(), p.row.Dataset)
 		}
 		if err != nil {

@@ -17,6 +17,8 @@ const (
 	// retryEvery is how often tombstones that were busy are looked at.
 	retryEvery = 15 * time.Second
 	maxBackoff = 5 * time.Minute
+	// destroyEvery is the least time between two batches, so that many removals are few.
+	destroyEvery = time.Second
 )
 
 // wake makes the worker look for something to do.
@@ -31,14 +33,25 @@ func (s *Snapshotter) wake() {
 func (s *Snapshotter) work() {
 	tick := time.NewTicker(retryEvery)
 	defer tick.Stop()
-	for {
+	later := time.NewTimer(retryEvery)
+	defer later.Stop()
+	for next := time.Now(); ; {
 		select {
 		case <-s.ctx.Done():
 			return
 		case <-s.kick:
 		case <-tick.C:
+		case <-later.C:
 		}
-		if err := s.pass(s.ctx, false); err != nil && s.ctx.Err() == nil {
+		destroy := !time.Now().Before(next)
+		if !destroy {
+			later.Reset(time.Until(next))
+		}
+		err := s.pass(s.ctx, destroy, false)
+		if destroy {
+			next = time.Now().Add(destroyEvery)
+		}
+		if err != nil && s.ctx.Err() == nil {
 			log.G(s.ctx).WithError(err).Warn("cleaning up is not complete and will be tried again")
 		}
 	}
@@ -48,15 +61,19 @@ func (s *Snapshotter) work() {
 // for later. It is snapshots.Cleaner.
 func (s *Snapshotter) Cleanup(ctx context.Context) (err error) {
 	defer s.observe("cleanup", time.Now(), &err)
-	return s.pass(ctx, true)
+	return s.pass(ctx, true, true)
 }
 
-// pass destroys tombstones, rolls dirty heads back, and makes spare clones. With force it tries those that were busy
-// a moment ago as well.
-func (s *Snapshotter) pass(ctx context.Context, force bool) error {
+// pass destroys tombstones when it is told to, rolls dirty heads back, and makes spare clones. With force it tries
+// those that were busy a moment ago as well.
+func (s *Snapshotter) pass(ctx context.Context, destroy, force bool) error {
 	s.passes.Lock()
 	defer s.passes.Unlock()
-	return errors.Join(s.destroyTombstones(ctx, force), s.rollbackHeads(ctx), s.makeSpares(ctx))
+	var err error
+	if destroy {
+		err = s.destroyTombstones(ctx, force)
+	}
+	return errors.Join(err, s.rollbackHeads(ctx), s.makeSpares(ctx))
 }
 
 func (s *Snapshotter) destroyTombstones(ctx context.Context, force bool) error {
