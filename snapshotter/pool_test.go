@@ -211,3 +211,67 @@ func TestOnPool(t *testing.T) {
 		t.Errorf("%d datasets stay, %v", len(children), err)
 	}
 }
+
+// TestRecoverOnPool loses the database and rebuilds it from a real pool's properties.
+func TestRecoverOnPool(t *testing.T) {
+	pool(t)
+	b := backend(t, "ioctl")
+	o := snapshotter.Options{Root: "suite/pvelxc", Dir: t.TempDir(), Backend: b}
+	s, err := snapshotter.Open(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := t.Context()
+	for _, l := range [][2]string{{"a", ""}, {"b", "a"}, {"c", "b"}, {"branch", "a"}} {
+		key := "default/1/extract-1 " + l[0]
+		if _, err := s.Prepare(ctx, key, l[1]); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Commit(ctx, l[0], key, snapshots.WithLabels(map[string]string{"layer": l[0]})); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := s.Prepare(ctx, "container", "c"); err != nil {
+		t.Fatal(err)
+	}
+	list := func() map[string]string {
+		m := map[string]string{}
+		err := s.Walk(ctx, func(ctx context.Context, i snapshots.Info) error {
+			u, err := s.Usage(ctx, i.Name)
+			m[i.Name] = fmt.Sprint(i.Kind, i.Parent, i.Labels, u)
+			return err
+		}, "kind==committed")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	want := list()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	o.Dir = t.TempDir()
+	r, err := snapshotter.Recover(ctx, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Layers) != 4 || len(r.Nameless) != 1 || len(r.Refused) != 0 {
+		t.Errorf("%+v", r)
+	}
+	if s, err = snapshotter.Open(ctx, o); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if got := list(); len(got) != 4 || fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("recovered %v, want %v", got, want)
+	}
+	if err := s.Cleanup(ctx); err != nil {
+		t.Error(err)
+	}
+	if children, err := b.Children(ctx, "suite/pvelxc/s"); err != nil || len(children) != 3 {
+		t.Errorf("%d datasets, %v; want the chain, the branch and the container", len(children), err)
+	}
+	if _, err := s.Prepare(ctx, "again", "branch"); err != nil {
+		t.Error(err)
+	}
+}

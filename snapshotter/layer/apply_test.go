@@ -99,7 +99,10 @@ func oracle(t testing.TB, raw []byte) {
 	ours := base(t, outside)
 	theirs := base(t, outside)
 	_, want := archive.Apply(t.Context(), theirs, bytes.NewReader(raw))
-	_, got := layer.Apply(t.Context(), open(t, ours), bytes.NewReader(raw))
+	root, err := os.Open(ours)
+	must(t, err)
+	defer root.Close()
+	_, got := layer.Apply(t.Context(), root, bytes.NewReader(raw))
 	if (want == nil) != (got == nil) {
 		t.Errorf("containerd: %v; here: %v", want, got)
 	}

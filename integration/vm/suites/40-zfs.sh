@@ -11,6 +11,7 @@ finish() {
 	[ ! -s "$run/pid" ] || kill "$(<"$run/pid")"
 	stopped() { ! pgrep -x pvelxc-snapshot; }
 	poll 30 stopped
+	! mountpoint -q "$run/state/exports" || umount "$run/state/exports"
 	! zpool list "$pool" >/dev/null 2>&1 || zpool destroy -f "$pool"
 	tap_end
 }
@@ -23,6 +24,8 @@ cat >"$run/snapshotter.toml" <<-EOF
 	root = "$pool/pvelxc"
 	state = "$run/state"
 	address = "$run/snapshotter.sock"
+	containerd = "$run/containerd.sock"
+	metrics = "127.0.0.1:9478"
 EOF
 cat >"$run/containerd.toml" <<-EOF
 	version = 3
@@ -36,6 +39,15 @@ cat >"$run/containerd.toml" <<-EOF
 	[proxy_plugins.pvelxc]
 	  type = "snapshot"
 	  address = "$run/snapshotter.sock"
+	[proxy_plugins.pvelxc-diff]
+	  type = "diff"
+	  address = "$run/snapshotter.sock"
+	[plugins."io.containerd.service.v1.diff-service"]
+	  default = ["pvelxc-diff", "walking"]
+	[[plugins."io.containerd.transfer.v1.local".unpack_config]]
+	  platform = "linux"
+	  snapshotter = "pvelxc"
+	  differ = "pvelxc-diff"
 EOF
 # A check is a subshell, so the process is known by a file.
 start() {
@@ -97,6 +109,81 @@ removed() {
 	poll 60 gone
 }
 
+# image writes an OCI archive of two layers, the second with a whiteout.
+image() {
+	local dir=$run/image m=application/vnd.oci.image
+	mkdir -p "$dir/blobs/sha256" "$run/one/etc" "$run/one/gone" "$run/two/etc"
+	echo one >"$run/one/etc/one"
+	touch "$run/one/gone/file"
+	echo two >"$run/two/etc/two"
+	touch "$run/two/.wh.gone"
+	tar -C "$run/one" -cf "$run/one.tar" .
+	tar -C "$run/two" -cf "$run/two.tar" .
+	gzip -k "$run/two.tar"
+	sum() { sha256sum "$1" | cut -d' ' -f1; }
+	add() { # FILE: makes it a blob and prints how to refer to it
+		cp "$1" "$dir/blobs/sha256/$(sum "$1")"
+		printf '"digest":"sha256:%s","size":%s' "$(sum "$1")" "$(stat -c %s "$1")"
+	}
+	printf '{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":["sha256:%s","sha256:%s"]},"config":{}}' \
+		"$(sum "$run/one.tar")" "$(sum "$run/two.tar")" >"$run/config.json"
+	printf '{"schemaVersion":2,"mediaType":"%s","config":{"mediaType":"%s",%s},"layers":[{"mediaType":"%s",%s},{"mediaType":"%s",%s}]}' \
+		"$m.manifest.v1+json" "$m.config.v1+json" "$(add "$run/config.json")" "$m.layer.v1.tar" "$(add "$run/one.tar")" \
+		"$m.layer.v1.tar+gzip" "$(add "$run/two.tar.gz")" >"$run/manifest.json"
+	printf '{"schemaVersion":2,"manifests":[{"mediaType":"%s",%s,"annotations":{"io.containerd.image.name":"docker.io/test/two:1"}}]}' \
+		"$m.manifest.v1+json" "$(add "$run/manifest.json")" >"$dir/index.json"
+	echo '{"imageLayoutVersion":"1.0.0"}' >"$dir/oci-layout"
+	tar -C "$dir" -cf "$run/image.tar" .
+}
+
+applied() {
+	exec 5<>/dev/tcp/127.0.0.1/9478
+	printf 'GET /metrics HTTP/1.0\r\n\r\n' >&5
+	sed -n 's/^pvelxc_snapshotter_operation_seconds_count{operation="apply",result="ok"} //p' <&5
+	exec 5<&-
+}
+# The committed snapshot that is no other's parent.
+top() { snap ls | awk '$NF == "Committed" { has[$1] = 1; if (NF == 3) parent[$2] = 1 } END { for (n in has) if (!parent[n]) print n }'; }
+zfs_mounts() { grep -c ' - zfs ' /proc/self/mountinfo || :; }
+
+# The differ unpacks with no mount, and both layers are snapshots of one dataset.
+unpacked() {
+	image
+	local before
+	before=$(zfs_mounts)
+	ctr image import --snapshotter pvelxc "$run/image.tar"
+	snap ls
+	[ "$(applied)" = 2 ]
+	[ "$(zfs_mounts)" = "$before" ]
+	[ "$(datasets)" = 1 ]
+	snap view v "$(top)"
+	mount -t zfs "$(snap mounts /mnt v | grep -o "$pool/pvelxc/s/[a-z0-9]*@[a-z0-9]*")" "$run/mnt"
+	[ "$(cat "$run"/mnt/etc/*)" = $'one\ntwo' ] && [ ! -e "$run/mnt/gone" ]
+	umount "$run/mnt"
+	snap rm v
+}
+
+# What a container changed is its layer.
+compared() {
+	snap prepare box "$(top)"
+	mount -t zfs "$(snap mounts /mnt box | grep -o "$pool/pvelxc/s/[a-z0-9]*")" "$run/mnt"
+	rm "$run/mnt/etc/one"
+	echo three >"$run/mnt/etc/three"
+	umount "$run/mnt"
+	snap diff box | gzip -dcf >"$run/diff.tar"
+	tar -tf "$run/diff.tar"
+	[ "$(tar -tf "$run/diff.tar" | sort)" = $'etc/\netc/.wh.one\netc/three' ]
+	snap rm box
+	ctr image rm --sync docker.io/test/two:1
+	gone() { [ "$(datasets)" = 0 ]; }
+	poll 60 gone
+}
+
+exported() {
+	grep " $run/state/exports .* - zfs $pool/pvelxc " /proc/self/mountinfo
+	! touch "$run/state/exports/x"
+}
+
 storage() { "$PVELXC_BIN/pvelxc-snapshotter" -config "$run/snapshotter.toml" -check; }
 
 check "the configuration is valid" storage
@@ -104,3 +191,6 @@ check "layers through containerd are snapshots of one dataset" layers
 check "a view is a snapshot's mount" view
 check "a killed snapshotter comes back" killed
 check "what is removed is destroyed" removed
+check "an image is unpacked by the differ" unpacked
+check "a container's changes are a layer" compared
+check "the pool is where the kubelet looks for capacity" exported
