@@ -131,7 +131,7 @@ func (s *Snapshotter) lease(r rows, p *request) (bool, error) {
 
 // takeSpare takes a clone that waits.
 func (s *Snapshotter) takeSpare(r rows, p *request) (bool, error) {
-	if p.unpack || p.parentID == "" || p.quota != 0 || s.opts.WarmClones == 0 {
+	if p.unpack || p.parentID == "" || p.quota != 0 || s.tuning.Load().WarmClones == 0 {
 		return false, nil
 	}
 	for _, name := range r.spares(p.parentID)[p.parentID] {

@@ -31,6 +31,25 @@ const (
 	DestroyForeign Foreign = "destroy"
 )
 
+// Tuning is what Tune changes of the options.
+type Tuning struct {
+	// WarmLayers is the number of recently used layers of which spare clones wait for the next container, and
+	// WarmClones how many of each. 0 of either: none.
+	WarmLayers, WarmClones int
+	// ForeignSnapshots is KeepForeign when empty.
+	ForeignSnapshots Foreign
+}
+
+func (t *Tuning) check() error {
+	if t.ForeignSnapshots == "" {
+		t.ForeignSnapshots = KeepForeign
+	}
+	if t.ForeignSnapshots != KeepForeign && t.ForeignSnapshots != DestroyForeign {
+		return fmt.Errorf("foreign snapshots %q: want keep or destroy: %w", t.ForeignSnapshots, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
 // Options of a Snapshotter.
 type Options struct {
 	// Root is the dataset that is ours; it is made when its parent exists.
@@ -39,11 +58,9 @@ type Options struct {
 	Dir string
 	// Backend is how ZFS is reached. Close does not close it.
 	Backend zfs.Backend
-	// WarmLayers is the number of recently used layers of which spare clones wait for the next container, and
-	// WarmClones how many of each. 0 of either: none.
+	// WarmLayers, WarmClones and ForeignSnapshots are the Tuning to begin with.
 	WarmLayers, WarmClones int
-	// ForeignSnapshots is KeepForeign when empty.
-	ForeignSnapshots Foreign
+	ForeignSnapshots       Foreign
 	// Release, when not nil, is told of a dataset that is about to be destroyed or rolled back, so that whoever of us has it
 	// mounted lets go of it.
 	Release func(dataset string)
@@ -70,9 +87,10 @@ type Snapshotter struct {
 	ops    sync.WaitGroup
 	closed atomic.Bool
 
-	// passes lets one pass of the worker or Cleanup run at a time. Requests never take it.
-	passes sync.Mutex
+	// passes holds a token while no pass of the worker or Cleanup runs. Requests never take it.
+	passes chan struct{}
 	recent recent
+	tuning atomic.Pointer[Tuning]
 
 	stats Stats
 }
@@ -103,12 +121,9 @@ func Open(ctx context.Context, opts Options) (*Snapshotter, error) {
 	if zfs.IsSnapshot(opts.Root) || zfs.Parent(opts.Root) == "" {
 		return nil, fmt.Errorf("root %s is not a dataset below a pool: %w", opts.Root, errdefs.ErrInvalidArgument)
 	}
-	switch opts.ForeignSnapshots {
-	case "":
-		opts.ForeignSnapshots = KeepForeign
-	case KeepForeign, DestroyForeign:
-	default:
-		return nil, fmt.Errorf("foreign snapshots %q: want keep or destroy: %w", opts.ForeignSnapshots, errdefs.ErrInvalidArgument)
+	tuning := Tuning{opts.WarmLayers, opts.WarmClones, opts.ForeignSnapshots}
+	if err := tuning.check(); err != nil {
+		return nil, err
 	}
 	ms, err := storage.NewMetaStore(filepath.Join(opts.Dir, metadataFile), func(o *bolt.Options) error {
 		// Another process that has it open would keep it for ever.
@@ -124,8 +139,10 @@ func Open(ctx context.Context, opts Options) (*Snapshotter, error) {
 		ms:     ms,
 		under:  opts.Root + "/s",
 		kick:   make(chan struct{}, 1),
-		recent: recent{max: opts.WarmLayers},
+		passes: make(chan struct{}, 1),
 	}
+	s.passes <- struct{}{}
+	s.tuning.Store(&tuning)
 	if s.opts.Release == nil {
 		s.opts.Release = func(string) {}
 	}
@@ -136,6 +153,16 @@ func Open(ctx context.Context, opts Options) (*Snapshotter, error) {
 	}
 	s.ops.Go(s.work)
 	return s, nil
+}
+
+// Tune changes the tuning from now on.
+func (s *Snapshotter) Tune(t Tuning) error {
+	if err := t.check(); err != nil {
+		return err
+	}
+	s.tuning.Store(&t)
+	s.wake()
+	return nil
 }
 
 func (s *Snapshotter) open(ctx context.Context) error {

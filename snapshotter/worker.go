@@ -67,8 +67,12 @@ func (s *Snapshotter) Cleanup(ctx context.Context) (err error) {
 // pass destroys tombstones when it is told to, rolls dirty heads back, and makes spare clones. With force it tries
 // those that were busy a moment ago as well.
 func (s *Snapshotter) pass(ctx context.Context, destroy, force bool) error {
-	s.passes.Lock()
-	defer s.passes.Unlock()
+	select {
+	case <-s.passes:
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for another pass: %w", context.Cause(ctx))
+	}
+	defer func() { s.passes <- struct{}{} }()
 	var err error
 	if destroy {
 		err = s.destroyTombstones(ctx, force)
@@ -140,7 +144,7 @@ func (s *Snapshotter) explain(ctx context.Context, name string, due map[string]t
 				foreign = append(foreign, i.Name)
 			}
 		}
-		if len(foreign) > 0 && s.opts.ForeignSnapshots == DestroyForeign {
+		if len(foreign) > 0 && s.tuning.Load().ForeignSnapshots == DestroyForeign {
 			log.G(ctx).WithField("dataset", name).WithField("snapshots", foreign).Info("destroying the snapshots of others on a removed dataset")
 			_, err := s.b.Destroy(ctx, append(foreign, name))
 			return err
@@ -222,10 +226,11 @@ func (s *Snapshotter) rollbackHeads(ctx context.Context) error {
 
 // makeSpares clones the recently used layers ahead of the next container, and buries spares of others.
 func (s *Snapshotter) makeSpares(ctx context.Context) error {
-	if s.opts.WarmClones == 0 || s.opts.WarmLayers == 0 {
-		return nil
+	tuning := s.tuning.Load()
+	wanted := s.recent.list(tuning.WarmLayers)
+	if tuning.WarmClones == 0 {
+		wanted = nil
 	}
-	wanted := s.recent.list()
 	type spare struct {
 		dataset, of string
 		from        snapshotRow
@@ -256,7 +261,7 @@ func (s *Snapshotter) makeSpares(ctx context.Context) error {
 			if !ok || from.Snap == "" {
 				continue
 			}
-			for range s.opts.WarmClones - len(r.spares(id)[id]) {
+			for range tuning.WarmClones - len(r.spares(id)[id]) {
 				seq, err := r.nextSeq()
 				if err != nil {
 					return fmt.Errorf("number the dataset: %w", err)
@@ -300,20 +305,22 @@ func (s *Snapshotter) makeSpares(ctx context.Context) error {
 
 // recent are the committed snapshots that containers were made of last, newest first.
 type recent struct {
-	max int
 	mu  sync.Mutex
 	ids []string // guarded by mu
 }
+
+// maxRecent bounds what is remembered, whatever the tuning will be.
+const maxRecent = 1000
 
 func (r *recent) use(id string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	ids := append([]string{id}, slices.DeleteFunc(r.ids, func(o string) bool { return o == id })...)
-	r.ids = ids[:min(len(ids), r.max)]
+	r.ids = ids[:min(len(ids), maxRecent)]
 }
 
-func (r *recent) list() []string {
+func (r *recent) list(n int) []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return slices.Clone(r.ids)
+	return slices.Clone(r.ids[:min(len(r.ids), n)])
 }

@@ -8,11 +8,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/pelletier/go-toml/v2"
 
+	settings "github.com/pvelxc/pvelxc/internal/config"
 	"github.com/pvelxc/pvelxc/snapshotter"
 	"github.com/pvelxc/pvelxc/snapshotter/zfs"
 )
@@ -33,6 +35,8 @@ type config struct {
 	Backend string `toml:"backend"`
 	// Metrics is a TCP address for Prometheus, or "".
 	Metrics string `toml:"metrics"`
+	// LogLevel is one of log.SetLevel: trace, debug, info, warn, error.
+	LogLevel string `toml:"log_level"`
 	// WarmLayers, WarmClones and ForeignSnapshots are those of snapshotter.Options.
 	WarmLayers       int                 `toml:"warm_layers"`
 	WarmClones       int                 `toml:"warm_clones"`
@@ -42,19 +46,35 @@ type config struct {
 func defaultConfig() config {
 	return config{
 		Version: 1, State: "/var/lib/pvelxc-snapshotter", Address: "/run/pvelxc-snapshotter/snapshotter.sock",
-		Containerd: "/run/containerd/containerd.sock", Backend: "auto", WarmLayers: 4, WarmClones: 1, ForeignSnapshots: snapshotter.KeepForeign,
+		Containerd: "/run/containerd/containerd.sock", Backend: "auto", LogLevel: "info", WarmLayers: 4, WarmClones: 1, ForeignSnapshots: snapshotter.KeepForeign,
 	}
 }
 
-// parse reads a configuration over the defaults and checks it.
-func parse(raw []byte) (config, error) {
+// load reads a file and checks it against this node as well.
+func load(file string) (config, error) {
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return config{}, fmt.Errorf("configuration: %w", err)
+	}
+	c, err := parse(file, raw)
+	if err == nil {
+		err = checkStorage(c.Root, storageFile)
+	}
+	if err != nil {
+		return c, fmt.Errorf("configuration %s: %w", file, err)
+	}
+	return c, nil
+}
+
+// parse reads a configuration over the defaults and checks it. name is for errors.
+func parse(name string, raw []byte) (config, error) {
 	c := defaultConfig()
 	d := toml.NewDecoder(bytes.NewReader(raw))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&c); err != nil {
 		var strict *toml.StrictMissingError
 		if errors.As(err, &strict) {
-			return c, fmt.Errorf("unknown key:\n%s: %w", strict.String(), errdefs.ErrInvalidArgument)
+			return c, settings.UnknownKeys[config](name, strict)
 		}
 		return c, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
 	}
@@ -67,22 +87,36 @@ func (c config) check() error {
 		return fmt.Errorf("version = %d: this program knows version 1: %w", c.Version, errdefs.ErrInvalidArgument)
 	case c.Root == "":
 		return fmt.Errorf("root is missing (hint: root = \"rpool/pvelxc\"): %w", errdefs.ErrInvalidArgument)
-	case !filepath.IsAbs(c.Containerd):
-		return fmt.Errorf("containerd = %q: want the absolute path of its socket: %w", c.Containerd, errdefs.ErrInvalidArgument)
 	case c.WarmLayers < 0 || c.WarmClones < 0 || c.WarmLayers*c.WarmClones > 1000:
 		return fmt.Errorf("warm_layers = %d, warm_clones = %d: want numbers from 0 whose product is at most 1000: %w", c.WarmLayers, c.WarmClones, errdefs.ErrInvalidArgument)
 	}
 	if err := zfs.CheckName(c.Root); err != nil {
 		return fmt.Errorf("root: %w", err)
 	}
+	if !slices.Contains(levels, c.LogLevel) {
+		return fmt.Errorf("log_level = %q: want one of %s: %w", c.LogLevel, strings.Join(levels, ", "), errdefs.ErrInvalidArgument)
+	}
+	for key, path := range map[string]string{"state": c.State, "address": c.Address, "containerd": c.Containerd} {
+		if !filepath.IsAbs(path) {
+			return fmt.Errorf("%s = %q: want an absolute path: %w", key, path, errdefs.ErrInvalidArgument)
+		}
+	}
+	if !slices.Contains([]string{"auto", "ioctl", "cli"}, c.Backend) {
+		return fmt.Errorf("backend = %q: want auto, ioctl or cli: %w", c.Backend, errdefs.ErrInvalidArgument)
+	}
+	if c.ForeignSnapshots != snapshotter.KeepForeign && c.ForeignSnapshots != snapshotter.DestroyForeign {
+		return fmt.Errorf("foreign_snapshots = %q: want keep or destroy: %w", c.ForeignSnapshots, errdefs.ErrInvalidArgument)
+	}
 	return nil
 }
+
+var levels = []string{"trace", "debug", "info", "warn", "error"}
 
 // storageFile lists Proxmox VE's storages.
 const storageFile = "/etc/pve/storage.cfg"
 
 // checkStorage refuses a root that Proxmox VE takes for one of its volumes: the dataset of a zfspool storage, or a
-// direct child of it, which it would list, and could destroy.
+// direct child of it, which it would list, and could destroy; and one that has a storage inside.
 func checkStorage(root, file string) error {
 	raw, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -103,7 +137,7 @@ func checkStorage(root, file string) error {
 		if !inPool || len(f) != 2 || f[0] != "pool" {
 			continue
 		}
-		if root == f[1] || zfs.Parent(root) == f[1] {
+		if root == f[1] || zfs.Parent(root) == f[1] || strings.HasPrefix(f[1], root+"/") {
 			return fmt.Errorf("root %s lies in Proxmox VE's storage %s (pool %s), which would take it for a volume (hint: a dataset beside it, or one level deeper): %w",
 				root, name, f[1], errdefs.ErrInvalidArgument)
 		}

@@ -13,22 +13,12 @@ import (
 	"path/filepath"
 	"syscall"
 
-	leasesapi "github.com/containerd/containerd/api/services/leases/v1"
-	contentproxy "github.com/containerd/containerd/v2/core/content/proxy"
-	leasesproxy "github.com/containerd/containerd/v2/core/leases/proxy"
-	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/defaults"
-	"github.com/containerd/log"
 	"github.com/coreos/go-systemd/v22/activation"
-	"github.com/coreos/go-systemd/v22/daemon"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/pvelxc/pvelxc/snapshotter"
-	"github.com/pvelxc/pvelxc/snapshotter/diff"
-	"github.com/pvelxc/pvelxc/snapshotter/mounts"
-	"github.com/pvelxc/pvelxc/snapshotter/service"
-	"github.com/pvelxc/pvelxc/snapshotter/zfs"
 	"github.com/pvelxc/pvelxc/snapshotter/zfs/probe"
 )
 
@@ -50,16 +40,9 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	raw, err := os.ReadFile(*file)
+	c, err := load(*file)
 	if err != nil {
-		return fmt.Errorf("configuration: %w", err)
-	}
-	c, err := parse(raw)
-	if err == nil {
-		err = checkStorage(c.Root, storageFile)
-	}
-	if err != nil {
-		return fmt.Errorf("configuration %s: %w", *file, err)
+		return err
 	}
 	if *check {
 		fmt.Fprintf(out, "%s is valid\n", *file)
@@ -71,7 +54,7 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	if *address != "" {
 		c.Address = *address
 	}
-	return serve(ctx, c)
+	return serve(ctx, *file, c)
 }
 
 // recoverMetadata reports what it found, so that an administrator can tell what is missing.
@@ -96,62 +79,6 @@ func recoverMetadata(ctx context.Context, c config, out io.Writer) (err error) {
 		fmt.Fprintf(out, "left out: %s\n", why)
 	}
 	return nil
-}
-
-func serve(ctx context.Context, c config) (err error) {
-	b, err := probe.Open(ctx, c.Backend)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, b.Close()) }()
-	if err := os.MkdirAll(c.State, 0o700); err != nil {
-		return fmt.Errorf("state: %w", err)
-	}
-	m := newMetrics()
-	trees := mounts.New(mounts.Datasets(c.Root + "/s"))
-	defer trees.Close()
-	sn, err := snapshotter.Open(ctx, snapshotter.Options{
-		Root: c.Root, Dir: c.State, Backend: b, WarmLayers: c.WarmLayers, WarmClones: c.WarmClones,
-		ForeignSnapshots: c.ForeignSnapshots, Release: trees.Release, Observe: m.observe,
-	})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, sn.Close()) }()
-	if c.Metrics != "" {
-		m.count(sn.Stats())
-		stop, err := m.serve(ctx, c.Metrics)
-		if err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, stop()) }()
-	}
-	if err := mountExports(c.Root, exportsDir(c.State)); err != nil {
-		// Containers run without it.
-		log.G(ctx).WithError(err).Warn("the kubelet will not see the capacity of images")
-	}
-	containerd, err := dial(c.Containerd)
-	if err != nil {
-		return err
-	}
-	defer containerd.Close()
-	differ := diff.New(diff.Options{
-		Mounts: trees, Content: contentproxy.NewContentStore(containerd), Leases: leasesproxy.NewLeaseManager(leasesapi.NewLeasesClient(containerd)),
-		Descends: func(ctx context.Context, lower, upper mount.Mount) bool {
-			return zfs.Descends(ctx, b, lower.Source, upper.Source)
-		},
-		Observe: m.observe,
-	})
-	l, err := listen(ctx, c.Address)
-	if err != nil {
-		return err
-	}
-	log.G(ctx).WithField("backend", b.Name()).WithField("dataset", c.Root).WithField("address", l.Addr()).Info("serving")
-	// Without systemd there is nobody to notify, which is no error.
-	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
-		log.G(ctx).WithError(err).Warn("systemd was not notified")
-	}
-	return service.Serve(ctx, l, sn, differ)
 }
 
 // dial connects to containerd when something is asked of it first: it is started after us, and waits for us.

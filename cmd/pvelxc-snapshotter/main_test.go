@@ -11,7 +11,7 @@ import (
 )
 
 func TestParse(t *testing.T) {
-	c, err := parse([]byte("version = 1\nroot = \"rpool/pvelxc\"\nwarm_clones = 2\n"))
+	c, err := parse("x.toml", []byte("version = 1\nroot = \"rpool/pvelxc\"\nwarm_clones = 2\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -26,9 +26,13 @@ func TestParse(t *testing.T) {
 		"name":        "root = \"a/../b\"",
 		"negative":    "root = \"a/b\"\nwarm_clones = -1",
 		"syntax":      "root =",
+		"level":       "root = \"a/b\"\nlog_level = \"loud\"",
+		"backend":     "root = \"a/b\"\nbackend = \"btrfs\"",
+		"foreign":     "root = \"a/b\"\nforeign_snapshots = \"eat\"",
+		"state":       "root = \"a/b\"\nstate = \"here\"",
 		"containerd":  "root = \"a/b\"\ncontainerd = \"\"",
 	} {
-		if _, err := parse([]byte(text)); !errdefs.IsInvalidArgument(err) {
+		if _, err := parse("x.toml", []byte(text)); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -41,7 +45,7 @@ func TestCheckStorage(t *testing.T) {
 		t.Fatal(err)
 	}
 	for root, want := range map[string]bool{
-		"rpool/data": false, "rpool/data/pvelxc": false,
+		"rpool/data": false, "rpool/data/pvelxc": false, "rpool": false,
 		"rpool/pvelxc": true, "rpool/data/a/pvelxc": true, "rpool/database": true, "tank/pvelxc": true,
 	} {
 		err := checkStorage(root, file)
@@ -86,7 +90,7 @@ func TestShippedConfig(t *testing.T) {
 	if err != nil {
 		t.Skipf("needs dist/snapshotter.toml: %v", err)
 	}
-	want, err := parse(raw)
+	want, err := parse("x.toml", raw)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,8 +102,8 @@ func TestShippedConfig(t *testing.T) {
 			settings++
 		}
 	}
-	got, err := parse([]byte(strings.Join(lines, "\n")))
-	if err != nil || got != want || settings != 8 {
+	got, err := parse("x.toml", []byte(strings.Join(lines, "\n")))
+	if err != nil || got != want || settings != 9 {
 		t.Errorf("%d defaults in comments: %+v, %v; want %+v", settings, got, err, want)
 	}
 }

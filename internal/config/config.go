@@ -142,7 +142,7 @@ func (c Config) Override(name string, text []byte) (Config, error) {
 	var syntax *toml.DecodeError
 	switch {
 	case errors.As(err, &strict):
-		return Config{}, unknownKeys(name, strict)
+		return Config{}, UnknownKeys[Config](name, strict)
 	case errors.As(err, &syntax):
 		row, column := syntax.Position()
 		return Config{}, fmt.Errorf("%s:%d:%d: %s: %w", name, row, column, syntax.Error(), errdefs.ErrInvalidArgument)

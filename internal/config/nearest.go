@@ -10,9 +10,9 @@ import (
 	"github.com/pelletier/go-toml/v2"
 )
 
-// unknownKeys says of each unknown key where it is and what it may have been meant for.
-func unknownKeys(name string, strict *toml.StrictMissingError) error {
-	known := keys("", reflect.TypeFor[Config]())
+// UnknownKeys says of each key of a file that its type does not have where it is and what it may have been meant for.
+func UnknownKeys[T any](name string, strict *toml.StrictMissingError) error {
+	known := keys("", reflect.TypeFor[T]())
 	var errs []error
 	for _, e := range strict.Errors {
 		row, column := e.Position()

@@ -107,7 +107,7 @@ func (m *machine) serveSnapshots() {
 	l, err := net.Listen("unix", m.At(snapshotterSocket))
 	m.must(err)
 	done := make(chan error, 1)
-	go func() { done <- service.Serve(m.t.Context(), l, sn, nil) }()
+	go func() { done <- service.Serve(m.t.Context(), l, service.Services{Snapshotter: sn}) }()
 	m.t.Cleanup(func() { <-done; m.must(sn.Close()) })
 }
 

@@ -3,6 +3,7 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,9 +16,14 @@ import (
 	"github.com/containerd/containerd/v2/contrib/snapshotservice"
 	"github.com/containerd/containerd/v2/core/diff"
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/defaults"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/log"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/health"
 	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
 )
 
 // stopTimeout bounds the wait for requests under way when the service ends.
@@ -29,14 +35,28 @@ type Differ interface {
 	diff.Comparer
 }
 
+// Services are what is served.
+type Services struct {
+	Snapshotter snapshots.Snapshotter
+	Differ      Differ
+	// Healthy, when not nil, is asked now and then; its error makes the answer to health checks NOT_SERVING. It must
+	// not wait.
+	Healthy func() error
+	// HealthEvery is how often; 0 is every 5 s.
+	HealthEvery time.Duration
+}
+
 // Serve answers on the listener until ctx ends; then it lets requests under way finish, and returns nil. It closes the
 // listener, and neither snapshotter nor differ.
-func Serve(ctx context.Context, l net.Listener, sn snapshots.Snapshotter, d Differ) error {
-	server := grpc.NewServer()
-	snapshotsapi.RegisterSnapshotsServer(server, snapshotservice.FromSnapshotter(sn))
-	diffapi.RegisterDiffServer(server, diffservice.FromApplierAndComparer(d, d))
+func Serve(ctx context.Context, l net.Listener, s Services) error {
+	server := grpc.NewServer(grpc.UnaryInterceptor(logged), grpc.MaxRecvMsgSize(defaults.DefaultMaxRecvMsgSize), grpc.MaxSendMsgSize(defaults.DefaultMaxSendMsgSize))
+	snapshotsapi.RegisterSnapshotsServer(server, snapshotservice.FromSnapshotter(s.Snapshotter))
+	diffapi.RegisterDiffServer(server, diffservice.FromApplierAndComparer(s.Differ, s.Differ))
 	state := health.NewServer()
 	grpc_health_v1.RegisterHealthServer(server, state)
+	if s.Healthy != nil {
+		watch(ctx, state, s.Healthy, cmp.Or(s.HealthEvery, 5*time.Second))
+	}
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(l) }()
 	select {
@@ -59,4 +79,63 @@ func Serve(ctx context.Context, l net.Listener, sn snapshots.Snapshotter, d Diff
 		return fmt.Errorf("serve %s: %w", l.Addr(), err)
 	}
 	return nil
+}
+
+// watch keeps the answer to health checks, until ctx ends. The first answer is there when it returns.
+func watch(ctx context.Context, state *health.Server, healthy func() error, every time.Duration) {
+	well := true
+	look := func() {
+		err := healthy()
+		answer := grpc_health_v1.HealthCheckResponse_SERVING
+		if err != nil {
+			answer = grpc_health_v1.HealthCheckResponse_NOT_SERVING
+		}
+		state.SetServingStatus("", answer)
+		if well != (err == nil) {
+			well = err == nil
+			if well {
+				log.G(ctx).Info("healthy again")
+			} else {
+				log.G(ctx).WithError(err).Error("not healthy")
+			}
+		}
+	}
+	look()
+	go func() {
+		tick := time.NewTicker(every)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+				look()
+			}
+		}
+	}()
+}
+
+// logged gives a request's log lines its namespace and key, and tells how it ended: failures that are nobody's fault but
+// ours or the pool's as warnings, all else to those who debug.
+func logged(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	fields := log.Fields{}
+	if ns, ok := namespaces.Namespace(ctx); ok {
+		fields["namespace"] = ns
+	}
+	if r, ok := req.(interface{ GetKey() string }); ok {
+		fields["key"] = r.GetKey()
+	}
+	ctx = log.WithLogger(ctx, log.G(ctx).WithFields(fields))
+	start := time.Now()
+	resp, err := next(ctx, req)
+	entry := log.G(ctx).WithFields(log.Fields{"method": info.FullMethod, "took": time.Since(start)})
+	switch status.Code(err) {
+	case codes.OK:
+		entry.Debug("answered")
+	case codes.Unknown, codes.Internal, codes.Unavailable, codes.ResourceExhausted, codes.DataLoss, codes.DeadlineExceeded:
+		entry.WithError(err).Warn("failed")
+	default:
+		entry.WithError(err).Debug("refused")
+	}
+	return resp, err
 }

@@ -5,7 +5,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -19,6 +21,16 @@ import (
 	"github.com/pvelxc/pvelxc/snapshotter/service"
 	"github.com/pvelxc/pvelxc/snapshotter/zfs/fake"
 )
+
+// illness is health that changes.
+type illness struct{ err atomic.Pointer[error] }
+
+func (i *illness) check() error {
+	if p := i.err.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
 
 // TestServe is what containerd does: through the socket, with the classes of errors intact, cleanup included.
 func TestServe(t *testing.T) {
@@ -40,7 +52,10 @@ func TestServe(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	done := make(chan error, 1)
-	go func() { done <- service.Serve(ctx, l, sn, nil) }()
+	well := &illness{}
+	go func() {
+		done <- service.Serve(ctx, l, service.Services{Snapshotter: sn, Healthy: well.check, HealthEvery: 10 * time.Millisecond})
+	}()
 
 	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -81,6 +96,28 @@ func TestServe(t *testing.T) {
 	}
 	if n := len(b.Names()); n != 3 {
 		t.Errorf("objects stay: %v", b.Names())
+	}
+	// An unhealthy pool is told of, and its recovery too.
+	for _, err := range []error{errdefs.ErrUnavailable, nil} {
+		well.err.Store(&err)
+		want := grpc_health_v1.HealthCheckResponse_SERVING
+		if err != nil {
+			want = grpc_health_v1.HealthCheckResponse_NOT_SERVING
+		}
+		deadline := time.Now().Add(time.Minute)
+		for {
+			h, err := grpc_health_v1.NewHealthClient(conn).Check(t.Context(), &grpc_health_v1.HealthCheckRequest{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if h.GetStatus() == want {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("health stays %v", h.GetStatus())
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
 	}
 	cancel()
 	if err := <-done; err != nil {
