@@ -138,7 +138,7 @@ func serveSnapshots(t *testing.T, address string, n int) {
 	}
 	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
 	done := make(chan error, 1)
-	go func() { done <- service.Serve(ctx, l, sn, nil) }()
+	go func() { done <- service.Serve(ctx, l, service.Services{Snapshotter: sn}) }()
 	t.Cleanup(func() {
 		stop()
 		if err := <-done; err != nil {
