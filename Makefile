@@ -7,7 +7,10 @@ OUT := $(CURDIR)/out
 PEERS := $(CURDIR)/integration/peers/build.sh
 INTEGRATION := $(GO) -C integration
 
-GOFLAGS_STATIC := -trimpath -ldflags "-s -w"
+PKG_CONFIG ?= pkg-config
+# A release is named by its builder (dist/package/build.sh).
+VERSION ?=
+GOFLAGS_STATIC := -trimpath -ldflags "-s -w$(if $(VERSION), -X github.com/pvelxc/pvelxc/internal/version.release=$(VERSION))"
 CFLAGS_COMMON := -O2 -g0 -std=gnu11 -Wall -Wextra -Werror -Wformat=2 -Wshadow -Wstrict-prototypes -Wmissing-prototypes \
 	-D_FORTIFY_SOURCE=2 -D_GNU_SOURCE -fstack-protector-strong -fstack-clash-protection -ffunction-sections -fdata-sections
 LDFLAGS_COMMON := -Wl,-z,relro,-z,now,-z,noexecstack -Wl,--gc-sections -s
@@ -64,7 +67,11 @@ lint: deps ## go vet, golangci-lint, C with all warnings as errors, shell syntax
 clean: ## remove what make built; the built peers in out/peers stay
 	rm -rf $(BIN) dist/out $(OUT)/test $(OUT)/race
 
-.PHONY: go c $(GO_COMMANDS) $(SECCOMP)
+# One list of all programs, for whoever installs them.
+programs:
+	@echo $(GO_COMMANDS) $(SECCOMP) $(notdir $(C_PROGRAMS))
+
+.PHONY: go c programs $(GO_COMMANDS) $(SECCOMP)
 go: $(GO_COMMANDS) $(SECCOMP)
 c: $(C_PROGRAMS)
 
@@ -72,7 +79,7 @@ c: $(C_PROGRAMS)
 $(GO_COMMANDS):
 	@CGO_ENABLED=0 $(GO) build $(GOFLAGS_STATIC) -o $(BIN)/ ./cmd/$@
 $(SECCOMP):
-	@CGO_ENABLED=1 $(GO) build $(GOFLAGS_STATIC) -o $(BIN)/ ./cmd/$@
+	@CGO_ENABLED=1 $(GO) build -buildmode=pie $(GOFLAGS_STATIC) -o $(BIN)/ ./cmd/$@
 
 $(BIN)/pvelxc-init: $(INIT_SOURCES) $(C_HEADERS) Makefile
 	@mkdir -p $(BIN)
@@ -80,7 +87,10 @@ $(BIN)/pvelxc-init: $(INIT_SOURCES) $(C_HEADERS) Makefile
 
 $(BIN)/pvelxc-monitor: $(MONITOR_SOURCES) $(C_HEADERS) Makefile
 	@mkdir -p $(BIN)
-	$(CC) $(CFLAGS_COMMON) $(CFLAGS_MONITOR) $(CFLAGS) -fPIE -pie $$(pkg-config --cflags lxc) $(MONITOR_SOURCES) $(LDFLAGS_COMMON) $$(pkg-config --libs lxc) -o $@
+	$(CC) $(CFLAGS_COMMON) $(CFLAGS_MONITOR) $(CFLAGS) -fPIE -pie $$($(PKG_CONFIG) --cflags lxc) $(MONITOR_SOURCES) $(LDFLAGS_COMMON) $$($(PKG_CONFIG) --libs lxc) -o $@
+
+# Targets packages and release.
+include dist/package/package.mk
 
 # Targets vm and test-vm: Debian 13 with OpenZFS, AppArmor and cgroup v2 in an emulated machine.
 -include integration/vm/vm.mk

@@ -3,9 +3,10 @@ package main
 import (
 	"fmt"
 	"runtime"
-	"runtime/debug"
 
 	"github.com/spf13/cobra"
+
+	"github.com/pvelxc/pvelxc/internal/version"
 )
 
 func versionCommand() *cobra.Command {
@@ -14,11 +15,8 @@ func versionCommand() *cobra.Command {
 		Short: "Print the version of this program",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			version := "unknown"
-			if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-				version = info.Main.Version
-			}
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "pvelxc %s %s/%s %s\n", version, runtime.GOOS, runtime.GOARCH, runtime.Version())
+			release, _ := version.Release()
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "pvelxc %s %s/%s %s\n", release, runtime.GOOS, runtime.GOARCH, runtime.Version())
 			return err
 		},
 	}

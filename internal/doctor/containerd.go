@@ -184,7 +184,7 @@ func kubeletRuntimeClass(ctx context.Context, n *Node) Result {
 			return warning("kubectl get runtimeclasses", "the API server cannot be asked: %v", err)
 		}
 		if !slices.Contains(strings.Fields(out), ctrd.Handler) {
-			return warning("kubectl apply -f /usr/share/doc/pvelxc/examples/runtimeclass.yaml", "no RuntimeClass has the handler %s: no pod can name it", ctrd.Handler)
+			return warning("kubectl apply -f /usr/share/doc/pvelxc/examples/k8s/runtimeclass.yaml", "no RuntimeClass has the handler %s: no pod can name it", ctrd.Handler)
 		}
 		return ok("a RuntimeClass has the handler %s", ctrd.Handler)
 	}

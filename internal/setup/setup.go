@@ -74,7 +74,7 @@ func (s *Setup) Next() string {
 		return "systemctl restart " + s.layout.Unit
 	}
 	if s.Exists("/var/lib/kubelet") || s.layout.Kind == "k3s" {
-		return "kubectl apply -f /usr/share/doc/pvelxc/examples/runtimeclass.yaml"
+		return "kubectl apply -f /usr/share/doc/pvelxc/examples/k8s/runtimeclass.yaml"
 	}
 	run := "nerdctl run --rm"
 	if _, err := s.Look("nerdctl"); err != nil {

@@ -5,13 +5,13 @@ import (
 	"fmt"
 	"io"
 	"runtime"
-	"runtime/debug"
 
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"github.com/pvelxc/pvelxc/internal/version"
 	"github.com/pvelxc/pvelxc/oci2lxc"
 	"github.com/pvelxc/pvelxc/shim/bootstrap"
 )
@@ -32,7 +32,7 @@ func writeInfo(stdin io.Reader, stdout io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("encode features: %w", err)
 	}
-	release, revision := version()
+	release, revision := version.Release()
 	info := &types.RuntimeInfo{
 		Name:     bootstrap.Runtime,
 		Version:  &types.RuntimeVersion{Version: release, Revision: revision},
@@ -54,25 +54,7 @@ func writeInfo(stdin io.Reader, stdout io.Writer) error {
 	return nil
 }
 
-// version reads what the go command recorded of the module and the commit it was built from.
-func version() (release, revision string) {
-	release = "(devel)"
-	build, ok := debug.ReadBuildInfo()
-	if !ok {
-		return release, ""
-	}
-	if build.Main.Version != "" {
-		release = build.Main.Version
-	}
-	for _, setting := range build.Settings {
-		if setting.Key == "vcs.revision" {
-			revision = setting.Value
-		}
-	}
-	return release, revision
-}
-
 func versionText() string {
-	release, revision := version()
+	release, revision := version.Release()
 	return fmt.Sprintf("%s:\n  Version:  %s\n  Revision: %s\n  Go version: %s\n", bootstrap.Runtime, release, revision, runtime.Version())
 }

@@ -1,0 +1,97 @@
+#!/usr/bin/env bash
+# Installs, upgrades, removes and purges the package of this machine's architecture in a fresh Debian tree, and has
+# lintian look at every package. Needs root, debootstrap and the packages in dist/out.
+#
+#	test.sh [SUITE]      Debian's release, bookworm by default
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+suite=${1:-bookworm}
+tree=$PWD/out/package-test-$suite
+arch=$(dpkg --print-architecture)
+deb=$(find dist/out -name "pvelxc_*_$arch.deb")
+[[ -n $deb ]] || { echo "package test: there is no package (hint: make packages)" >&2; exit 1; }
+count=0 failed=0
+check() { # NAME COMMAND...
+	local name=$1 output
+	shift
+	count=$((count + 1))
+	if output=$("$@" 2>&1); then echo "ok $count - $name"; else
+		failed=$((failed + 1))
+		echo "not ok $count - $name"
+		sed 's/^/# /' <<<"$output"
+	fi
+}
+
+for each in dist/out/*.deb; do
+	check "lintian: $(basename "$each")" lintian --allow-root --fail-on error,warning,info "$each"
+done
+
+# The tree is kept between runs; the machine in it is a copy.
+if [[ ! -e $tree.done ]]; then
+	rm -rf "$tree"
+	debootstrap --variant=minbase "$suite" "$tree" >"$tree.log" 2>&1 || { tail "$tree.log"; exit 1; }
+	chroot "$tree" apt-get install -y -qq --no-install-recommends liblxc1 libseccomp2 man-db >>"$tree.log" 2>&1 ||
+		chroot "$tree" apt-get install -y -qq --no-install-recommends liblxc1t64 libseccomp2 man-db >>"$tree.log" 2>&1
+	touch "$tree.done"
+fi
+root=$(mktemp -d "$PWD/out/package-root.XXXXXX")
+trap 'rm -rf --one-file-system "$root"' EXIT
+cp -a --reflink=auto "$tree/." "$root/"
+in() { chroot "$root" env LC_ALL=C DEBIAN_FRONTEND=noninteractive "$@"; }
+cp "$deb" "$root/pvelxc.deb"
+# An older version for the upgrade: the same files under a lower number.
+old=$(mktemp -d)
+dpkg-deb -R "$deb" "$old/p"
+sed -i 's/^Version: .*/Version: 0.0.0~before/' "$old/p/DEBIAN/control"
+dpkg-deb --root-owner-group -b "$old/p" "$root/before.deb" >/dev/null
+rm -rf "$old"
+
+listing() { (cd "$root" && find etc usr var run -not -path 'var/lib/dpkg/*' -not -path 'var/log/*' -not -path 'var/cache/*' -not -path 'run/*' | sort); }
+before=$(listing)
+
+programs() {
+	local program
+	for program in $(make --no-print-directory programs); do [[ -x $root/usr/bin/$program ]] || { echo "no $program"; return 1; }; done
+	in pvelxc version | grep -F "pvelxc "
+	in containerd-shim-pvelxc-v2 -v | grep -F io.containerd.pvelxc.v2
+	! in ldd /usr/bin/pvelxc-monitor | grep "not found"
+	! in ldd /usr/bin/pvelxc-seccomp | grep "not found"
+}
+settings() {
+	mkdir -p "$root/etc/pvelxc" "$root/var/lib/pvelxc-snapshotter"
+	echo "version = 1" >"$root/etc/pvelxc/config.toml"
+	echo "data" >"$root/var/lib/pvelxc-snapshotter/metadata.db"
+	echo "# mine" >>"$root/etc/apparmor.d/pvelxc-container"
+}
+kept() {
+	grep -x "version = 1" "$root/etc/pvelxc/config.toml"
+	grep -x "# mine" "$root/etc/apparmor.d/pvelxc-container"
+}
+purged() {
+	in dpkg --purge pvelxc
+	[[ $(cat "$root/var/lib/pvelxc-snapshotter/metadata.db") == data ]]
+	rm -r "$root/var/lib/pvelxc-snapshotter"
+	diff <(echo "$before") <(listing)
+}
+
+check "installed" in dpkg -i /before.deb
+check "its programs run" programs
+# systemd looks for a program by its name in these directories, too.
+units() {
+	local program
+	while read -r program; do
+		[[ -n $(find "$root"/usr/{,local/}{s,}bin "$root/$program" -maxdepth 1 -name "${program##*/}" 2>/dev/null) ]] || { echo "no $program"; return 1; }
+	done < <(sed -n 's/^Exec\(Start\|StartPre\)=\([^ ]*\).*/\2/p' "$root"/usr/lib/systemd/system/pvelxc*)
+}
+check "the programs of the units are there" units
+check "the man page is found" in man -w pvelxc-doctor
+settings
+check "upgraded" in dpkg --force-confold -i /pvelxc.deb
+check "an administrator's settings are kept" kept
+check "installed again" in dpkg --force-confold -i /pvelxc.deb
+check "removed" in dpkg -r pvelxc
+check "removed, and the settings are kept" kept
+check "purged, and nothing but the snapshotter's database is left" purged
+echo "1..$count"
+((failed == 0))
