@@ -2,17 +2,51 @@ package pve
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"hash/fnv"
-	"os"
 	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-func isBusy(err error) bool { return errors.Is(err, unix.EWOULDBLOCK) }
+// allocate claims VMIDs in turn. The list of those that are taken is read only
+// after a collision: usually there is none, and the container waits for less.
+func (r *Registrar) allocate(ctx context.Context, data []byte) (*claim, error) {
+	var taken map[VMID]string
+	// A collision needs another node's create between our look and ours; twice the
+	// range of them is not chance.
+	for range 2 * r.Range.Size() {
+		if ctx.Err() != nil {
+			return nil, &Error{Op: opReserve, Kind: ErrUnreachable, Err: ctx.Err(), Hint: hintUnreachable}
+		}
+		vmid, err := r.turn(ctx, taken)
+		if err != nil {
+			return nil, err
+		}
+		if vmid == 0 {
+			break
+		}
+		c, err := r.claim(ctx, vmid, data)
+		if c != nil || err != nil {
+			return c, err
+		}
+		err = r.reach(ctx, opReserve, 0, func(ctx context.Context) error {
+			return r.store.retry(ctx, func() (err error) { taken, err = r.store.guests(); return err })
+		}, nil)
+		if err != nil {
+			return nil, err
+		}
+		taken[vmid] = "" // it may be a lock, not a guest, that is in the way
+	}
+	used := 0
+	for vmid := range taken {
+		if r.Range.Contains(vmid) {
+			used++
+		}
+	}
+	return nil, &Error{Op: opReserve, Kind: ErrNoVMID, Err: fmt.Errorf("%d of %s are used", used, r.Range), Hint: "pvelxc gc, or widen vmid_range"}
+}
 
 // turn gives the next VMID in the round, which no process of this node is given
 // again before the whole range was. taken are skipped; with all of them taken it
@@ -58,65 +92,4 @@ func (r *Registrar) firstTurn() VMID {
 	h := fnv.New32a()
 	h.Write([]byte(r.Node))
 	return r.Range.First + VMID(h.Sum32()%uint32(r.Range.Size()))
-}
-
-func (r *Registrar) intents() string { return filepath.Join(r.StateDir, "intents") }
-
-func (r *Registrar) intent(vmid VMID) string { return filepath.Join(r.intents(), vmid.String()) }
-
-// claim tries to reserve one VMID. ok is false, without an error, where somebody
-// else has it or is at it. The caller holds no lock.
-//
-// A crash between the create and the write leaves an empty conf, which nothing in
-// it says is ours. The intent, written before, says it (settleIntents).
-func (r *Registrar) claim(ctx context.Context, vmid VMID, data []byte) (ok bool, err error) {
-	lock, err := r.lockVMID(ctx, vmid, 0)
-	if errors.Is(err, ErrBusy) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	defer lock.release()
-	if err := os.WriteFile(r.intent(vmid), nil, 0o600); err != nil {
-		return false, fmt.Errorf("note intent: %w", err)
-	}
-	made, err := r.store.create(vmid, data)
-	if err == nil {
-		return true, remove(r.intent(vmid))
-	}
-	if !made {
-		err = r.store.explain(err)
-	}
-	if !made && !isGone(err) {
-		if errors.Is(err, unix.EEXIST) {
-			return false, remove(r.intent(vmid))
-		}
-		return false, errors.Join(err, remove(r.intent(vmid)))
-	}
-	// Made but not written, or nobody knows: the VMID is given up. Where even that
-	// fails the intent stays for Reconcile.
-	if undo := r.store.retry(ctx, func() error { return r.abandon(vmid, data) }); undo != nil {
-		return false, errors.Join(err, undo)
-	}
-	if isGone(err) {
-		return false, remove(r.intent(vmid))
-	}
-	return false, errors.Join(err, remove(r.intent(vmid)))
-}
-
-// abandon removes a conf that a failed create may have left: an empty one, or
-// exactly ours. The caller holds the VMID's lock and its intent.
-func (r *Registrar) abandon(vmid VMID, data []byte) error {
-	found, err := r.store.read(r.Node, vmid)
-	if errors.Is(err, unix.ENOENT) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if len(found) > 0 && string(found) != string(data) {
-		return nil
-	}
-	return remove(r.store.path(r.Node, vmid))
 }

@@ -36,6 +36,7 @@ func conformance(t *testing.T, machine func(*testing.T) *machine) {
 	t.Run("update", func(t *testing.T) { update(t, machine(t)) })
 	t.Run("foreign confs", func(t *testing.T) { foreignConfs(t, machine(t)) })
 	t.Run("leftovers", func(t *testing.T) { leftovers(t, machine(t)) })
+	t.Run("leftovers without a conf", func(t *testing.T) { leftoversAlone(t, machine(t)) })
 	t.Run("editor", func(t *testing.T) { editor(t, machine(t)) })
 	t.Run("pct set", func(t *testing.T) { pctSet(t, machine(t)) })
 	t.Run("lock is bounded", func(t *testing.T) { lockIsBounded(t, machine(t)) })
@@ -108,7 +109,7 @@ func rangeIsFull(t *testing.T, m *machine) {
 	if !errors.Is(err, pve.ErrNoVMID) || !errdefs.IsResourceExhausted(err) {
 		t.Fatalf("%v, want ErrNoVMID", err)
 	}
-	if want := "reserve a VMID: no free VMID: 5 of 200-204 are used (hint: pvelxc gc, or widen vmid.range)"; err.Error() != want {
+	if want := "reserve a VMID: no free VMID: 5 of 200-204 are used (hint: pvelxc gc, or widen vmid_range)"; err.Error() != want {
 		t.Errorf("it says %q, want %q", err, want)
 	}
 	must(t, m.Unregister(ctx(t), pve.Registration{VMID: 202, Namespace: "default", ID: holder(t, m, 202)}))
@@ -194,6 +195,7 @@ func leftovers(t *testing.T, m *machine) {
 	must(t, os.Mkdir(outside, 0o755))
 	write(t, filepath.Join(outside, "keep"), "x")
 	write(t, filepath.Join(dir, "config"), "x")
+	write(t, m.path(reg.VMID)+".tmp.pvelxc", "half") // of a process that was killed
 	must(t, os.Symlink(outside, filepath.Join(dir, "link")))
 	must(t, os.Symlink(outside, filepath.Join(dir, "rootfs", "link")))
 	must(t, m.Unregister(ctx(t), reg))
@@ -202,6 +204,9 @@ func leftovers(t *testing.T, m *machine) {
 	}
 	if read(t, filepath.Join(outside, "keep")) != "x" {
 		t.Error("a link was followed")
+	}
+	if got := m.confs(); got != "" {
+		t.Errorf("left beside the confs: %s", got)
 	}
 
 	reg = m.reserve("c2")
@@ -219,6 +224,29 @@ func leftovers(t *testing.T, m *machine) {
 		t.Error("the conf went although its leftovers did not")
 	}
 	must(t, m.Unregister(ctx(t), reg))
+}
+
+// leftoversAlone: who removed the conf by hand leaves a directory to remove, unless
+// somebody's container runs in it.
+func leftoversAlone(t *testing.T, m *machine) {
+	reg := m.reserve("c1")
+	dir := filepath.Join(m.LXCPath, reg.VMID.String())
+	must(t, os.Mkdir(dir, 0o755))
+	write(t, filepath.Join(dir, "config"), "x")
+	must(t, os.Rename(m.path(reg.VMID), m.path(reg.VMID)+".tmp.pvelxc")) // as if killed before a rename, too
+	m.run(reg.VMID)
+	must(t, m.Unregister(ctx(t), reg))
+	if got := read(t, filepath.Join(dir, "config")); got != "x" {
+		t.Errorf("of a running container: %q", got)
+	}
+	m.run()
+	must(t, m.Unregister(ctx(t), reg))
+	if _, err := os.Lstat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%s is still there: %v", dir, err)
+	}
+	if got := m.confs(); got != "" {
+		t.Errorf("left beside the confs: %s", got)
+	}
 }
 
 // editor changes the file without any lock, as vi does, for as long as it can, while

@@ -4,9 +4,10 @@
 //
 // # Life of a registration
 //
-//	Reserve     one exclusive create of nodes/<node>/lxc/<vmid>.conf, complete,
-//	            with lock: create. This is the reservation of the VMID in the
-//	            whole cluster, and all that a starting container waits for.
+//	Reserve     one exclusive create of nodes/<node>/lxc/<vmid>.conf. This is the
+//	            reservation of the VMID in the whole cluster, and all that a starting
+//	            container waits for. The content follows in one write, with
+//	            lock: create; until then an intent on this node's disk has it.
 //	SetRunning  removes the lock, so that Stop and Shutdown work.
 //	Update      follows changed limits.
 //	SetStopped  puts the lock back: nothing in the UI acts on a stopped container.
@@ -23,6 +24,9 @@
 //     read and one write, never while another lock is wanted.
 //  2. /run/lock/lxc/pve-config-<vmid>.lock, flock: PVE's own lock for changes of
 //     a conf, never unlinked. It excludes pct and the API on this node.
+//
+// A cluster file system that hangs or is away is waited for by one process of the node
+// (outage); work that hangs in it keeps the lock of its VMID.
 //
 // Writers that take no lock, an editor in a shell say, are met with a digest: a
 // file is replaced only while it is what the patch was made from.

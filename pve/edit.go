@@ -67,41 +67,17 @@ func (r *Registrar) edit(ctx context.Context, op string, reg Registration, patch
 	if reg.VMID == 0 {
 		return nil
 	}
-	return await(ctx, op, reg.VMID, func() error { return r.editLocked(ctx, op, reg, patch) })
-}
-
-func (r *Registrar) editLocked(ctx context.Context, op string, reg Registration, patch func(*conf.Conf) error) error {
-	lock, err := r.lockVMID(ctx, reg.VMID, r.LockTimeout)
-	if err != nil {
-		return wrap(op, reg.VMID, err, r.store.quorate)
-	}
-	defer lock.release()
-	for range editAttempts {
-		// A patch that pmxcfs took before it went away is found made, so the whole
-		// of it may be tried again.
-		err = r.store.retry(ctx, func() error { return r.patch(reg, patch) })
-		if !errors.Is(err, ErrConflict) {
-			break
+	return r.locked(ctx, op, reg.VMID, func(ctx context.Context) (err error) {
+		for range editAttempts {
+			// A patch that pmxcfs took before it went away is found made, so the whole
+			// of it may be tried again.
+			err = r.store.retry(ctx, func() error { return r.patch(reg, patch) })
+			if !errors.Is(err, ErrConflict) {
+				break
+			}
 		}
-	}
-	var e *Error
-	if errors.As(err, &e) && e.Op == "" {
-		e.Op, e.VMID = op, reg.VMID
-	}
-	return wrap(op, reg.VMID, err, r.store.quorate)
-}
-
-// await runs f, which is idempotent, and stops waiting for it when ctx ends: a call
-// into a FUSE mount cannot be interrupted.
-func await(ctx context.Context, op string, vmid VMID, f func() error) error {
-	done := make(chan error, 1)
-	go func() { done <- f() }()
-	select {
-	case err := <-done:
 		return err
-	case <-ctx.Done():
-		return &Error{Op: op, VMID: vmid, Kind: ErrUnreachable, Err: ctx.Err(), Hint: "pvecm status"}
-	}
+	})
 }
 
 // patch is one attempt of edit.
@@ -120,7 +96,7 @@ func (r *Registrar) patch(reg Registration, patch func(*conf.Conf) error) error 
 	if len(data) > conf.MaxSize {
 		return unix.EFBIG
 	}
-	return r.store.replace(reg.VMID, data, func() error {
+	err = r.store.replace(reg.VMID, data, func() error {
 		now, err := r.store.read(r.Node, reg.VMID)
 		if err != nil {
 			return err
@@ -130,23 +106,34 @@ func (r *Registrar) patch(reg Registration, patch func(*conf.Conf) error) error 
 		}
 		return nil
 	})
+	if err == nil && len(read) == 0 {
+		err = remove(r.intent(reg.VMID))
+	}
+	return err
 }
 
-// readOwn reads a registration's conf on this node and makes sure whose it is.
+// readOwn reads a registration's conf on this node and makes sure whose it is. Of one
+// that was made and never written it returns what was to be written.
 func (r *Registrar) readOwn(reg Registration) ([]byte, *conf.Conf, error) {
 	data, err := r.store.read(r.Node, reg.VMID)
 	if err != nil {
 		return nil, nil, err
 	}
+	c, err := r.own(reg, r.orMeant(reg.VMID, data))
+	return data, c, err
+}
+
+// own makes sure that a conf is a registration's: it fails with ErrForeign.
+func (r *Registrar) own(reg Registration, data []byte) (*conf.Conf, error) {
 	c, err := conf.Parse(data)
 	if err != nil {
-		return nil, nil, &Error{Kind: ErrForeign, Err: err}
+		return nil, &Error{VMID: reg.VMID, Kind: ErrForeign, Err: err}
 	}
 	owner, ok := ownerOf(c)
 	if want := r.owner(reg.Namespace, reg.ID); !ok || owner != want {
-		return nil, nil, &Error{Kind: ErrForeign, Err: foreign{owner, want}, Hint: "the conf was replaced or its lxc.group edited; it is left alone"}
+		return nil, &Error{VMID: reg.VMID, Kind: ErrForeign, Err: foreign{owner, want}, Hint: "the conf was replaced or its lxc.group edited; it is left alone"}
 	}
-	return data, c, nil
+	return c, nil
 }
 
 // foreign says whose a conf is instead.

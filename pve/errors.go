@@ -85,7 +85,13 @@ func (e *Error) Unwrap() []error {
 // wrap gives err its kind. quorate tells whether the file system may be written at all.
 func wrap(op string, vmid VMID, err error, quorate func() bool) error {
 	var known *Error
-	if err == nil || errors.As(err, &known) {
+	if err == nil {
+		return nil
+	}
+	if errors.As(err, &known) {
+		if known.Op == "" {
+			known.Op, known.VMID = op, vmid
+		}
 		return err
 	}
 	e := &Error{Op: op, VMID: vmid, Err: err}
@@ -93,7 +99,7 @@ func wrap(op string, vmid VMID, err error, quorate func() bool) error {
 	case errors.Is(err, unix.EACCES) && !quorate():
 		e.Kind, e.Hint = ErrNoQuorum, "pvecm status; containers go on running, and are registered again by pvelxc gc"
 	case isGone(err):
-		e.Kind, e.Hint = ErrUnreachable, "systemctl status pve-cluster"
+		e.Kind, e.Hint = ErrUnreachable, hintUnreachable
 	case errors.Is(err, unix.EFBIG), errors.Is(err, unix.ENOSPC):
 		e.Kind, e.Hint = ErrTooBig, "pvelxc gc, and see what fills /etc/pve"
 	case errors.Is(err, unix.ENOENT):
@@ -101,6 +107,8 @@ func wrap(op string, vmid VMID, err error, quorate func() bool) error {
 	}
 	return e
 }
+
+const hintUnreachable = "systemctl status pve-cluster; pvecm status"
 
 // isGone reports whether err is what a FUSE mount returns whose daemon went away
 // or is on its way back.

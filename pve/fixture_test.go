@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/pvelxc/pvelxc/pve"
 	"github.com/pvelxc/pvelxc/pve/conf"
 	"github.com/pvelxc/pvelxc/pve/pvetest"
@@ -33,7 +35,7 @@ func options(t testing.TB, root, node string) pve.Registrar {
 	return pve.Registrar{
 		Root: root, Node: node, Range: pve.Range{First: 9000, Last: 9999}, HostCPUs: "0-7", OnNoQuorum: pve.Fail,
 		LockDir: filepath.Join(dir, "lock"), StateDir: filepath.Join(dir, "state"), LXCPath: filepath.Join(dir, "lxc"),
-		SocketTable: sockets, Grace: time.Nanosecond, RetryFor: 20 * time.Second, LockTimeout: 20 * time.Second,
+		SocketTable: sockets, Grace: time.Nanosecond, RetryFor: time.Hour, LockTimeout: time.Hour,
 	}
 }
 
@@ -75,7 +77,21 @@ func (m *machine) reserve(id string) pve.Registration {
 	if reg.VMID == 0 {
 		m.t.Fatalf("%s is not registered: %v", id, reg.Degraded)
 	}
+	m.written(reg.VMID)
 	return reg
+}
+
+// written waits until a reservation has written its conf: it keeps PVE's lock until then.
+func (m *machine) written(vmid pve.VMID) {
+	m.t.Helper()
+	f, err := os.OpenFile(filepath.Join(m.LockDir, "pve-config-"+vmid.String()+".lock"), os.O_RDWR, 0)
+	if err == nil {
+		defer f.Close()
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
+	}
+	if err != nil {
+		m.t.Fatal(err)
+	}
 }
 
 func (m *machine) path(vmid pve.VMID) string { return m.pathOn(m.Node, vmid) }

@@ -75,7 +75,9 @@ func (r *Registrar) render(g Guest) (*conf.Conf, error) {
 	var c conf.Conf
 	c.SetDescription(note(g))
 	for key, value := range map[string]string{
-		"cmode":        "console",
+		// The UI's console is a shell: the container's own streams are containerd's, and a
+		// second reader would steal from its logs.
+		"cmode":        "shell",
 		"hostname":     Hostname(g.Name),
 		"lock":         conf.LockCreate,
 		"ostype":       "unmanaged",

@@ -65,7 +65,8 @@ func killed(t *testing.T, m *machine) {
 		Root, Node, LockDir, StateDir, LXCPath, SocketTable, HostCPUs string
 		Local                                                         bool
 		Range                                                         pve.Range
-	}{o.Root, o.Node, o.LockDir, o.StateDir, o.LXCPath, o.SocketTable, o.HostCPUs, o.Local, o.Range})
+		RetryFor, LockTimeout                                         time.Duration
+	}{o.Root, o.Node, o.LockDir, o.StateDir, o.LXCPath, o.SocketTable, o.HostCPUs, o.Local, o.Range, o.RetryFor, o.LockTimeout})
 	must(t, err)
 	dirty := 0
 	for range 25 {

@@ -28,6 +28,8 @@ type Entry struct {
 	Digest string
 	// Conf is the file.
 	Conf *conf.Conf
+
+	unwritten bool // the file is empty, and its intent says this
 }
 
 // Find returns the conf of a VMID, on whichever node the cluster has it. Entry.Owner is
@@ -61,6 +63,7 @@ type listing struct {
 	entries []Entry
 	empty   []VMID // confs of this node with no byte in them
 	temps   []VMID // confs of this node that were being replaced
+	quorate bool
 }
 
 // List returns the confs with our marker in this node's directory, and with cluster
@@ -72,12 +75,22 @@ func (r *Registrar) List(ctx context.Context, cluster bool) (_ []Entry, err erro
 	return l.entries, err
 }
 
-func (r *Registrar) list(ctx context.Context, cluster bool) (l listing, err error) {
-	err = r.store.retry(ctx, func() error {
-		l, err = r.scan(ctx, cluster)
-		return err
-	})
-	return l, wrap("list registrations", 0, err, r.store.quorate)
+func (r *Registrar) list(ctx context.Context, cluster bool) (listing, error) {
+	results := make(chan listing, 1)
+	err := r.reach(ctx, "list registrations", 0, func(ctx context.Context) error {
+		return r.store.retry(ctx, func() error {
+			l, err := r.scan(ctx, cluster)
+			if err == nil {
+				l.quorate = r.store.quorate()
+				results <- l
+			}
+			return err
+		})
+	}, nil)
+	if err != nil {
+		return listing{}, err
+	}
+	return <-results, nil
 }
 
 func (r *Registrar) scan(ctx context.Context, cluster bool) (listing, error) {
@@ -103,7 +116,15 @@ func (r *Registrar) scan(ctx context.Context, cluster bool) (listing, error) {
 		}
 		l.entries = append(l.entries, entries...)
 		if node == r.Node {
-			l.empty, l.temps = empty, temps
+			l.temps = temps
+			for _, vmid := range empty {
+				if e, ok := entryOf(node, vmid, r.orMeant(vmid, nil)); ok {
+					e.unwritten = true
+					l.entries = append(l.entries, e)
+				} else {
+					l.empty = append(l.empty, vmid)
+				}
+			}
 		}
 	}
 	slices.SortFunc(l.entries, func(a, b Entry) int { return int(a.VMID) - int(b.VMID) })
@@ -161,17 +182,25 @@ func readEntry(dir int, node string, vmid VMID, buf []byte) (e *Entry, empty boo
 	if len(data) == 0 {
 		return nil, true, nil
 	}
+	if e, ok := entryOf(node, vmid, data); ok {
+		return &e, false, nil
+	}
+	return nil, false, nil
+}
+
+// entryOf reads a conf; ok is false for one that is not ours.
+func entryOf(node string, vmid VMID, data []byte) (e Entry, ok bool) {
 	if !bytes.Contains(data, []byte(markerPrefix)) {
-		return nil, false, nil
+		return Entry{}, false
 	}
 	c, err := conf.Parse(data)
 	if err != nil {
-		return nil, false, nil //nolint:nilerr // nothing of ours has a NUL
+		return Entry{}, false // nothing of ours has a NUL
 	}
 	owner, ok := ownerOf(c)
 	if !ok {
-		return nil, false, nil
+		return Entry{}, false
 	}
 	lock, _ := c.Get("lock")
-	return &Entry{VMID: vmid, Node: node, Owner: owner, Lock: lock, Digest: conf.Digest(data), Conf: c}, false, nil
+	return Entry{VMID: vmid, Node: node, Owner: owner, Lock: lock, Digest: conf.Digest(data), Conf: c}, true
 }

@@ -2,6 +2,7 @@ package pve
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -46,10 +47,26 @@ func lockPath(ctx context.Context, path string, timeout time.Duration) (fileLock
 // lockVMID takes PVE's own lock on changes of a conf. It fails with ErrBusy.
 func (r *Registrar) lockVMID(ctx context.Context, vmid VMID, timeout time.Duration) (fileLock, error) {
 	l, err := lockPath(ctx, filepath.Join(r.LockDir, "pve-config-"+vmid.String()+".lock"), timeout)
-	if err != nil && ctx.Err() == nil && isBusy(err) {
+	if err != nil && ctx.Err() == nil && errors.Is(err, unix.EWOULDBLOCK) {
 		err = &Error{Op: "lock", VMID: vmid, Kind: ErrBusy, Err: err, Hint: "see the node's task log for what works on the container"}
 	}
 	return l, err
+}
+
+// locked runs f, which asks the cluster file system, under the lock of a VMID. An f
+// that hangs keeps the lock.
+func (r *Registrar) locked(ctx context.Context, op string, vmid VMID, f func(context.Context) error) error {
+	if err := r.checkOutage(ctx, op, vmid); err != nil {
+		return err
+	}
+	lock, err := r.lockVMID(ctx, vmid, r.LockTimeout)
+	if err != nil {
+		return wrap(op, vmid, err, r.store.quorate)
+	}
+	return r.bound(ctx, op, vmid, func(ctx context.Context) error {
+		defer lock.release()
+		return f(ctx)
+	}, nil)
 }
 
 // running lists the containers whose command socket exists: what PVE, too, takes

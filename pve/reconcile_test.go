@@ -10,7 +10,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/pvelxc/pvelxc/pve"
 )
@@ -23,7 +25,7 @@ func tasks(list ...pve.Task) pve.View {
 // task is a registration's.
 func task(reg pve.Registration, running bool) pve.Task {
 	return pve.Task{Namespace: reg.Namespace, ID: reg.ID, VMID: reg.VMID, Running: running,
-		Guest: func(context.Context) (pve.Guest, error) { return guest(reg.ID), nil }}
+		Look: func(context.Context) (pve.Guest, bool, error) { return guest(reg.ID), running, nil }}
 }
 
 // reconcile returns the changes as "action id" for each, in the order of VMIDs.
@@ -192,6 +194,68 @@ func reconciles(t *testing.T, machine func(*testing.T) *machine) {
 	})
 }
 
+// TestRestoreRacesWithDelete: a conf that is written again cannot outlive its container.
+func TestRestoreRacesWithDelete(t *testing.T) {
+	for name, look := range map[string]func(m *machine, reg pve.Registration, deleted chan<- error) (pve.Guest, bool, error){
+		"a deletion that is known": func(*machine, pve.Registration, chan<- error) (pve.Guest, bool, error) {
+			return pve.Guest{}, false, fmt.Errorf("deleted: %w", errdefs.ErrNotFound)
+		},
+		"a deletion that begins now": func(m *machine, reg pve.Registration, deleted chan<- error) (pve.Guest, bool, error) {
+			go func() { deleted <- m.Unregister(context.Background(), reg) }()
+			return guest(reg.ID), false, nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m, _ := cluster(t)
+			reg := m.reserve("c1")
+			must(t, os.Remove(m.path(reg.VMID)))
+			deleted := make(chan error, 1)
+			looks := 0
+			racing := task(reg, false)
+			racing.Look = func(context.Context) (pve.Guest, bool, error) {
+				looks++
+				f, err := os.Open(filepath.Join(m.LockDir, "pve-config-"+reg.VMID.String()+".lock"))
+				must(t, err)
+				defer f.Close()
+				if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); !errors.Is(err, unix.EWOULDBLOCK) {
+					t.Errorf("looked at without its lock: %v", err)
+				}
+				return look(m, reg, deleted)
+			}
+			want := ""
+			if strings.HasSuffix(name, "now") {
+				want = "restored c1"
+			} else {
+				deleted <- nil
+			}
+			if got := m.reconcile(tasks(racing)); got != want || looks != 1 {
+				t.Errorf("changes %q after %d looks, want %q after one", got, looks, want)
+			}
+			must(t, <-deleted)
+			if got := m.confs(); got != "" {
+				t.Errorf("left: %s", got)
+			}
+			m.noIntents()
+		})
+	}
+}
+
+// TestLockFollowsTheTaskAsItIsNow: not as it was when the tasks were listed.
+func TestLockFollowsTheTaskAsItIsNow(t *testing.T) {
+	m := local(t)
+	reg := m.reserve("c1")
+	stale := task(reg, true)
+	stale.Look = func(context.Context) (pve.Guest, bool, error) { return guest(reg.ID), false, nil }
+	m.reconcile(tasks(stale))
+	if got := m.get(reg.VMID, "lock"); got != "create" {
+		t.Errorf("lock of a container that stopped meanwhile is %q", got)
+	}
+	stale.Look = func(context.Context) (pve.Guest, bool, error) { return pve.Guest{}, true, errdefs.ErrNotFound }
+	if got := m.reconcile(tasks(stale)); got != "" || m.get(reg.VMID, "lock") != "create" {
+		t.Errorf("of one that is being deleted: %q, lock %q", got, m.get(reg.VMID, "lock"))
+	}
+}
+
 func TestReconcileAcrossNodes(t *testing.T) {
 	a, b := cluster(t)
 	moved, stale, theirs := a.reserve("moved"), a.reserve("stale"), b.reserve("theirs")
@@ -229,6 +293,18 @@ func TestUnregisterFindsAMovedConf(t *testing.T) {
 	must(t, a.Unregister(ctx(t), reg))
 	if got := b.confs(); got != "" {
 		t.Errorf("left on n2: %q", got)
+	}
+	// Somebody else's there is nothing of ours, and here is nothing of theirs.
+	reg = a.reserve("c2")
+	must(t, os.Remove(a.path(reg.VMID)))
+	write(t, b.path(reg.VMID), "memory: 512\n")
+	dir := filepath.Join(a.LXCPath, reg.VMID.String())
+	must(t, os.Mkdir(dir, 0o755))
+	if err := a.Unregister(ctx(t), reg); !errors.Is(err, pve.ErrForeign) {
+		t.Errorf("a conf of somebody else's on n2: %v", err)
+	}
+	if _, err := os.Lstat(dir); !errors.Is(err, os.ErrNotExist) || read(t, b.path(reg.VMID)) != "memory: 512\n" {
+		t.Errorf("%s: %v; their conf: %q", dir, err, read(t, b.path(reg.VMID)))
 	}
 }
 

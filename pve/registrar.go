@@ -1,6 +1,7 @@
 package pve
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -61,7 +62,8 @@ type Registrar struct {
 	OnNoQuorum Policy
 	// LockTimeout bounds the wait for PVE's lock: 10 s, as PVE itself waits.
 	LockTimeout time.Duration
-	// RetryFor bounds the wait for pmxcfs to come back from a restart: 5 s.
+	// RetryFor bounds the wait for pmxcfs to answer or to come back from a restart: 5 s.
+	// Of all processes of the node with the same StateDir one waits; the others know.
 	RetryFor time.Duration
 	// Grace is how old a conf without a task must be to be removed: 2 min. It covers
 	// the time between a reservation and the record of its task.
@@ -89,21 +91,12 @@ func New(r Registrar) (*Registrar, error) {
 	if err := r.complete(); err != nil {
 		return nil, err
 	}
-	dirs := []string{r.StateDir, r.intents(), r.LockDir}
-	if r.Local {
-		dirs = append(dirs, r.store.dir(r.Node))
-	}
-	for _, dir := range dirs {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return nil, fmt.Errorf("make registration directory: %w", err)
-		}
+	if err := makeDirs(r.StateDir, r.intents(), r.LockDir); err != nil {
+		return nil, err
 	}
 	if r.Local {
-		if err := os.Symlink(filepath.Join("nodes", r.Node), filepath.Join(r.Root, "local")); err != nil && !errors.Is(err, os.ErrExist) {
-			return nil, fmt.Errorf("make registration directory: %w", err)
-		}
-		if err := os.Symlink("local/lxc", filepath.Join(r.Root, "lxc")); err != nil && !errors.Is(err, os.ErrExist) {
-			return nil, fmt.Errorf("make registration directory: %w", err)
+		if err := r.makeLocal(); err != nil {
+			return nil, err
 		}
 	}
 	return &r, nil
@@ -137,14 +130,40 @@ func (r *Registrar) complete() error {
 		}
 	}
 	r.Local = r.Local || r.Root != DefaultRoot && !isFUSE(r.Root)
-	if err := r.findNode(); err != nil {
-		return err
-	}
 	if err := r.check(); err != nil {
 		return err
 	}
-	r.store = store{root: r.Root, node: r.Node, retryFor: r.RetryFor}
-	return r.readHost()
+	if err := r.readHost(); err != nil {
+		return err
+	}
+	r.store = store{root: r.Root, local: r.Local}
+	if err := r.findNode(); err != nil {
+		return err
+	}
+	r.store.node = r.Node
+	return nil
+}
+
+// makeLocal makes in a plain directory what pmxcfs has by itself.
+func (r *Registrar) makeLocal() error {
+	if err := makeDirs(r.store.dir(r.Node)); err != nil {
+		return err
+	}
+	for name, target := range map[string]string{"local": filepath.Join("nodes", r.Node), "lxc": "local/lxc"} {
+		if err := os.Symlink(target, filepath.Join(r.Root, name)); err != nil && !errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("make registration directory: %w", err)
+		}
+	}
+	return nil
+}
+
+func makeDirs(dirs ...string) error {
+	for _, dir := range dirs {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return fmt.Errorf("make registration directory: %w", err)
+		}
+	}
+	return nil
 }
 
 func fill[T comparable](field *T, value T) {
@@ -154,11 +173,23 @@ func fill[T comparable](field *T, value T) {
 	}
 }
 
-// isFUSE also holds for a mount whose daemon is gone.
+// isFUSE asks the kernel alone: a mount whose daemon hangs or is gone is one.
 func isFUSE(path string) bool {
-	var st unix.Statfs_t
-	err := ignoreEINTR(func() error { return unix.Statfs(path, &st) })
-	return isGone(err) || err == nil && st.Type == unix.FUSE_SUPER_MAGIC
+	var st unix.Statx_t
+	if err := ignoreEINTR(func() error { return unix.Statx(unix.AT_FDCWD, path, unix.AT_STATX_DONT_SYNC, 0, &st) }); err != nil {
+		return isGone(err)
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return false
+	}
+	device := fmt.Sprintf(" %d:%d ", st.Dev_major, st.Dev_minor)
+	for l := range strings.Lines(string(mounts)) {
+		if what, kind, ok := strings.Cut(l, " - "); ok && strings.Contains(what, device) {
+			return strings.HasPrefix(kind, "fuse")
+		}
+	}
+	return false
 }
 
 // findNode takes PVE's word for the node's name before the host's: a renamed host
@@ -167,28 +198,35 @@ func (r *Registrar) findNode() error {
 	if r.Node != "" {
 		return nil
 	}
-	link := filepath.Join(r.Root, "local")
-	target, err := os.Readlink(link)
-	if err == nil {
-		r.Node = filepath.Base(target)
-		return nil
+	names := make(chan string, 1)
+	err := r.reach(context.Background(), "find this node in "+r.Root, 0, func(ctx context.Context) error {
+		return r.store.retry(ctx, func() error {
+			target, err := os.Readlink(filepath.Join(r.Root, "local"))
+			if err == nil {
+				names <- filepath.Base(target)
+			}
+			return err
+		})
+	}, nil)
+	switch {
+	case err == nil:
+		r.Node = <-names
+	case !r.Local:
+		return err
+	default:
+		name, err := os.Hostname()
+		if err != nil {
+			return fmt.Errorf("find this node's name: %w", err)
+		}
+		if r.Node, _, _ = strings.Cut(name, "."); !nodeName.MatchString(r.Node) {
+			r.Node = "localhost"
+		}
 	}
-	if !r.Local {
-		return &Error{Op: "find this node in " + r.Root, Kind: ErrUnreachable, Err: err, Hint: "systemctl status pve-cluster"}
-	}
-	name, err := os.Hostname()
-	if err != nil {
-		return fmt.Errorf("find this node's name: %w", err)
-	}
-	r.Node, _, _ = strings.Cut(name, ".")
-	if !nodeName.MatchString(r.Node) {
-		r.Node = "localhost"
-	}
-	return nil
+	return r.check()
 }
 
 func (r *Registrar) check() error {
-	if !nodeName.MatchString(r.Node) {
+	if r.Node != "" && !nodeName.MatchString(r.Node) {
 		return fmt.Errorf("node name %q is not a host name: %w", r.Node, errdefs.ErrInvalidArgument)
 	}
 	if err := r.Range.check(); err != nil {

@@ -45,7 +45,7 @@ func TestRender(t *testing.T) {
 #**image** ` + "`docker.io/library/nginx%3A1`" + `  
 #**id** ` + "`k8s.io/abc`" + `  
 #` + noteFooter + `
-cmode: console
+cmode: shell
 cores: 2
 cpulimit: 1.5
 cpuunits: 79
@@ -66,7 +66,7 @@ lxc.cgroup2.cpuset.cpus: 0-3,6
 `},
 		{"nothing limited", Guest{Namespace: "a b", ID: "x/y", Rootfs: "/a,b", RootfsFallback: "/safe", Limits: Limits{Swap: Unlimited}}, `#**id** ` + "`a b/x/y`" + `  
 #` + noteFooter + `
-cmode: console
+cmode: shell
 hostname: ct
 lock: create
 memory: 65536

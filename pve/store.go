@@ -18,7 +18,7 @@ import (
 // methods return bare errors of the system; their callers say what for.
 type store struct {
 	root, node string
-	retryFor   time.Duration
+	local      bool // a plain directory: nothing is mounted at root
 }
 
 func (s store) dir(node string) string { return filepath.Join(s.root, "nodes", node, "lxc") }
@@ -40,16 +40,12 @@ func (s store) quorate() bool {
 	return err == nil && info.Mode()&0o200 != 0
 }
 
-// retry runs f again while pmxcfs is restarting. f must be idempotent.
+// retry runs f again while pmxcfs is restarting, until ctx ends. f must be idempotent.
 func (s store) retry(ctx context.Context, f func() error) error {
-	deadline := time.Now().Add(s.retryFor)
 	for pause := 5 * time.Millisecond; ; pause = min(2*pause, 250*time.Millisecond) {
 		err := s.explain(f())
-		if !isGone(err) || time.Now().Add(pause).After(deadline) {
+		if !isGone(err) || !sleep(ctx, pause) {
 			return err
-		}
-		if !sleep(ctx, pause) {
-			return fmt.Errorf("%w: %w", ctx.Err(), err)
 		}
 	}
 }
@@ -57,7 +53,7 @@ func (s store) retry(ctx context.Context, f func() error) error {
 // explain tells a missing file from a missing file system: while pmxcfs is stopped
 // its mount point is an empty directory, which must not pass for "no such conf".
 func (s store) explain(err error) error {
-	if !errors.Is(err, unix.ENOENT) {
+	if s.local || !errors.Is(err, unix.ENOENT) {
 		return err
 	}
 	if _, missing := os.Lstat(filepath.Join(s.root, "local")); missing != nil {
@@ -78,16 +74,11 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// create makes a conf that is nowhere in the cluster yet: one open, one write. It
-// fails with EEXIST where the VMID is taken, by a virtual machine or on another
-// node too. written tells whether the file was made, whatever became of it then.
-func (s store) create(vmid VMID, data []byte) (written bool, err error) {
-	path := s.path(s.node, vmid)
-	fd, err := open(path, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o640)
-	if err != nil {
-		return false, err
-	}
-	return true, finish(path, fd, data, false)
+// create makes an empty conf that is nowhere in the cluster yet, and opens it. It
+// fails with EEXIST where the VMID is taken, by a virtual machine or on another node
+// too.
+func (s store) create(vmid VMID) (fd int, err error) {
+	return open(s.path(s.node, vmid), unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o640)
 }
 
 // replace writes a conf's new content beside it; commit is asked for leave before

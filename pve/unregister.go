@@ -15,52 +15,69 @@ import (
 // Unregister removes what PVE left in the LXC path, and the conf, wherever in the
 // cluster PVE moved it. A container that is not registered is success, so it may
 // be called again. A conf that is somebody else's stays, with what is in the LXC
-// path: ErrForeign. Other errors: ErrBusy, ErrNoQuorum, ErrUnreachable.
+// path of its node: ErrForeign. Other errors: ErrBusy, ErrNoQuorum, ErrUnreachable.
 func (r *Registrar) Unregister(ctx context.Context, reg Registration) (err error) {
 	defer r.observe("unregister", &err)()
 	if reg.VMID == 0 {
 		return nil
 	}
-	return await(ctx, "unregister", reg.VMID, func() error {
-		err := r.unregister(ctx, reg, "")
-		return wrap("unregister", reg.VMID, err, r.store.quorate)
-	})
+	return r.unregister(ctx, reg, "")
 }
 
 // unregister removes a registration; with a digest, only while its conf has it.
 func (r *Registrar) unregister(ctx context.Context, reg Registration, digest string) error {
-	lock, err := r.lockVMID(ctx, reg.VMID, r.LockTimeout)
+	return r.locked(ctx, "unregister", reg.VMID, func(ctx context.Context) error {
+		return r.store.retry(ctx, func() error { return r.takeOut(reg, digest) })
+	})
+}
+
+func (r *Registrar) takeOut(reg Registration, digest string) error {
+	node, data, err := r.locate(reg.VMID)
+	err = r.store.explain(err)
+	if errors.Is(err, unix.ENOENT) {
+		return r.clearOrphaned(reg.VMID)
+	}
 	if err != nil {
 		return err
 	}
-	defer lock.release()
-	return r.store.retry(ctx, func() error {
-		node, data, err := r.locate(reg.VMID)
-		err = r.store.explain(err)
-		if errors.Is(err, unix.ENOENT) {
-			return nil
+	if node == r.Node {
+		data = r.orMeant(reg.VMID, data)
+	}
+	if _, err := r.own(reg, data); err != nil {
+		if node != r.Node {
+			// Its container is on that node; here is what was ours.
+			err = errors.Join(err, r.clearOrphaned(reg.VMID))
 		}
-		if err != nil {
-			return err
-		}
-		c, err := conf.Parse(data)
-		if err != nil {
-			return &Error{Op: "unregister", VMID: reg.VMID, Kind: ErrForeign, Err: err}
-		}
-		owner, ok := ownerOf(c)
-		if want := r.owner(reg.Namespace, reg.ID); !ok || owner != want {
-			return &Error{Op: "unregister", VMID: reg.VMID, Kind: ErrForeign, Err: foreign{owner, want}, Hint: "the conf was replaced or its lxc.group edited; it is left alone"}
-		}
-		if digest != "" && conf.Digest(data) != digest {
-			return &Error{Op: "unregister", VMID: reg.VMID, Kind: ErrConflict}
-		}
-		// The conf goes last: until then nobody is given the VMID, and a crash
-		// between the two is found by Reconcile.
-		if err := clear(r.LXCPath, reg.VMID.String()); err != nil {
-			return err
-		}
-		return remove(r.store.path(node, reg.VMID))
-	})
+		return err
+	}
+	if digest != "" && conf.Digest(data) != digest {
+		return &Error{Kind: ErrConflict}
+	}
+	// The conf goes last: until then nobody is given the VMID, and a crash between the
+	// two is found by Reconcile.
+	if err := r.clear(reg.VMID); err != nil {
+		return err
+	}
+	return errors.Join(remove(r.store.path(node, reg.VMID)), remove(r.intent(reg.VMID)))
+}
+
+// clearOrphaned is clear for a container whose conf is gone: of a container that runs
+// under the VMID nothing is taken.
+func (r *Registrar) clearOrphaned(vmid VMID) error {
+	running, err := r.running()
+	if err != nil || running[vmid] {
+		return err
+	}
+	return r.clear(vmid)
+}
+
+// clear removes what is left of a container beside its conf: what PVE and we put into
+// the LXC path, and the next content of the conf that a crash kept from becoming it.
+func (r *Registrar) clear(vmid VMID) error {
+	if err := clearDir(r.LXCPath, vmid.String()); err != nil {
+		return err
+	}
+	return remove(r.store.temp(vmid))
 }
 
 // locate finds a conf on this node, else where the cluster says it is.
@@ -85,10 +102,10 @@ func (r *Registrar) locate(vmid VMID) (node string, data []byte, err error) {
 // directories that were mount points.
 const maxDepth = 4
 
-// clear removes the directory name in path with what is in it. It follows no link,
+// clearDir removes the directory name in path with what is in it. It follows no link,
 // enters no mount, and fails with EBUSY where something is mounted: behind a mount
 // may lie a container's files.
-func clear(path, name string) error {
+func clearDir(path, name string) error {
 	parent, err := open(path, unix.O_PATH|unix.O_DIRECTORY, 0)
 	if errors.Is(err, unix.ENOENT) {
 		return nil

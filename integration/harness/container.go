@@ -222,6 +222,16 @@ func (e *Env) Start(t testing.TB, opts ...Option) *Container {
 	return c
 }
 
+// TryStart is Start for tests that may see it fail.
+func (e *Env) TryStart(t testing.TB, opts ...Option) (*Container, error) {
+	t.Helper()
+	c, err := e.TryCreate(t, opts...)
+	if err == nil {
+		err = c.Task.Start(e.Context)
+	}
+	return c, err
+}
+
 // Run runs a container to its end and removes it.
 func (e *Env) Run(t testing.TB, opts ...Option) Result {
 	t.Helper()

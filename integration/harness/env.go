@@ -69,11 +69,11 @@ func On(t *testing.T, r Runtime) *Env {
 }
 
 // Private is an environment with a containerd of its own, of the given version, which the test may
-// stop, kill and start again.
-func Private(t *testing.T, r Runtime, version daemon.Version) *Env {
+// stop, kill and start again. Changes are made to it before it starts.
+func Private(t *testing.T, r Runtime, version daemon.Version, changes ...func(*daemon.Daemon)) *Env {
 	t.Helper()
 	NeedsRoot(t)
-	d := runDaemon(t, filepath.Join(Work, fmt.Sprintf("d%d", serial.Add(1))), version)
+	d := runDaemon(t, filepath.Join(Work, fmt.Sprintf("d%d", serial.Add(1))), version, changes...)
 	t.Cleanup(func() {
 		if err := d.Stop(); err != nil {
 			t.Error(err)
@@ -114,8 +114,9 @@ func NeedsRoot(t *testing.T) {
 }
 
 // StartDaemon runs a containerd below dir, with CRI unless cri is nil, whose shims register containers at
-// [Registrations] and leave the race detector's reports where [Env.Guard] finds them.
-func StartDaemon(ctx context.Context, dir string, version daemon.Version, cri *daemon.CRI) (*daemon.Daemon, error) {
+// [Registrations] and leave the race detector's reports where [Env.Guard] finds them. Changes are made to it before
+// it starts.
+func StartDaemon(ctx context.Context, dir string, version daemon.Version, cri *daemon.CRI, changes ...func(*daemon.Daemon)) (*daemon.Daemon, error) {
 	config := filepath.Join(Work, "pvelxc.toml")
 	if err := os.MkdirAll(Registrations(), 0o755); err != nil {
 		return nil, err
@@ -128,6 +129,9 @@ func StartDaemon(ctx context.Context, dir string, version daemon.Version, cri *d
 		return nil, err
 	}
 	d.Env = append(d.Env, "GORACE=atexit_sleep_ms=0 log_path="+filepath.Join(Work, "race"), "PVELXC_CONFIG="+config)
+	for _, change := range changes {
+		change(d)
+	}
 	return d, d.Start(ctx)
 }
 
@@ -146,9 +150,9 @@ func stopShared() {
 	}
 }
 
-func runDaemon(t *testing.T, dir string, version daemon.Version) *daemon.Daemon {
+func runDaemon(t *testing.T, dir string, version daemon.Version, changes ...func(*daemon.Daemon)) *daemon.Daemon {
 	t.Helper()
-	d, err := StartDaemon(context.Background(), dir, version, nil)
+	d, err := StartDaemon(context.Background(), dir, version, nil, changes...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,9 +8,7 @@ import (
 	"syscall"
 	"testing"
 
-	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/oci"
-	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/pvelxc/pvelxc/integration/harness"
 )
@@ -117,16 +115,7 @@ func TestUpdateAndAdminsEdit(t *testing.T) {
 	vmid := n.vmid()
 	n.lock(vmid, "")
 	n.write(n.path(vmid), n.read(n.path(vmid))+"onboot: 0\nstartup: order=7\n")
-	limit := int64(128 << 20)
-	if err := c.Task.Update(n.Context, containerd.WithResources(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}})); err != nil {
-		t.Fatal(err)
-	}
-	harness.Eventually(t, "the limit in the conf", func() error {
-		if got := n.pct(vmid).Keys["memory"]; got != "128" {
-			return fmt.Errorf("memory is %q", got)
-		}
-		return nil
-	})
+	n.update(t, c, 128<<20)
 	c.Stop(t)
 	n.lock(vmid, "create")
 	if got := n.pct(vmid).Keys["startup"]; got != "order=7" {

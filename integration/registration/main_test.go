@@ -3,12 +3,16 @@
 package registration
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/pvelxc/pvelxc/integration/daemon"
 	"github.com/pvelxc/pvelxc/integration/harness"
@@ -19,19 +23,21 @@ func TestMain(m *testing.M) { harness.Main(m) }
 
 const lxcpath = "/var/lib/lxc"
 
-// node is a node of an emulated cluster, with containerd on it.
+// node is a node of an emulated cluster, with containerd on it. Other nodes have none.
 type node struct {
 	*harness.Env
 	*pvetest.Mount
-	t testing.TB
+	t      testing.TB
+	others map[string]*pvetest.Mount
 }
 
-// cluster mounts the file system of a new cluster and has the shims register there. settings are lines
-// of the configuration, those of table pve last.
+// cluster mounts the file system of a new cluster of pve1 and pve2, and has the shims register on the
+// first. settings are lines of the configuration's table pve.
 func cluster(t *testing.T, settings ...string) *node {
 	t.Helper()
 	e := harness.On(t, harness.Pvelxc)
-	n := &node{e, pvetest.Start(t, "pve1")["pve1"], t}
+	mounts := pvetest.Start(t, "pve1", "pve2")
+	n := &node{e, mounts["pve1"], t, mounts}
 	n.configure("", settings...)
 	return n
 }
@@ -81,8 +87,10 @@ func (n *node) confs() []string {
 	return vmids
 }
 
-func (n *node) path(vmid string) string {
-	return filepath.Join(n.Dir, "nodes/pve1/lxc", vmid+".conf")
+func (n *node) path(vmid string) string { return n.pathOn("pve1", vmid) }
+
+func (n *node) pathOn(node, vmid string) string {
+	return filepath.Join(n.Dir, "nodes", node, "lxc", vmid+".conf")
 }
 
 // pct is a conf as PVE reads it.
@@ -98,14 +106,26 @@ func (n *node) pct(vmid string) *pvetest.PCT {
 	return p
 }
 
-// vmid is that of the one container that is registered.
+// vmid is that of the one container that is registered. Its conf is written beside what the
+// container does, so it is waited for.
 func (n *node) vmid() string {
 	n.t.Helper()
 	all := n.confs()
 	if len(all) != 1 {
 		n.t.Fatalf("confs %q, want one", all)
 	}
+	n.written(all[0])
 	return all[0]
+}
+
+func (n *node) written(vmid string) {
+	n.t.Helper()
+	harness.Eventually(n.t, "content of the conf of "+vmid, func() error {
+		if n.read(n.path(vmid)) == "" {
+			return errors.New("it is empty")
+		}
+		return nil
+	})
 }
 
 // lock waits until a conf has a lock; it follows the container's state.
@@ -139,6 +159,30 @@ func (n *node) run(name string, args ...string) string {
 }
 
 func (n *node) gc() string { return n.run(filepath.Join(daemon.Bin(), "pvelxc"), "gc", "--apply") }
+
+// tryGC is gc while other things happen: a failure is for the next one to mend.
+func (n *node) tryGC() {
+	cmd := exec.Command(filepath.Join(daemon.Bin(), "pvelxc"), "gc", "--apply")
+	cmd.Env = append(os.Environ(), "PVELXC_CONFIG="+configuration())
+	if out, err := cmd.CombinedOutput(); err != nil {
+		n.t.Logf("gc: %v: %s", err, out)
+	}
+}
+
+// update gives a container another memory limit, in bytes, and waits until its conf has it.
+func (n *node) update(t *testing.T, c *harness.Container, limit int64) {
+	t.Helper()
+	vmid := n.vmid()
+	if err := c.Task.Update(n.Context, containerd.WithResources(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}})); err != nil {
+		t.Fatal(err)
+	}
+	harness.Eventually(t, "the limit in the conf", func() error {
+		if got := n.pct(vmid).Keys["memory"]; got != fmt.Sprint(limit>>20) {
+			return fmt.Errorf("memory is %q", got)
+		}
+		return nil
+	})
+}
 
 // configuration is the file that the harness names to containerd and so to the shims. They read it
 // anew for each container.

@@ -77,36 +77,3 @@ func TestClusterDown(t *testing.T) {
 	harness.Eventually(t, "reconciliation", func() error { n.gc(); return nil })
 	n.none("after reconciliation")
 }
-
-// A conf without a container is removed, one that was lost is written again, a foreign one stays.
-func TestReconcile(t *testing.T) {
-	n := cluster(t)
-	c := n.Start(t, harness.Forever())
-	vmid := n.vmid()
-	n.lock(vmid, "")
-	const orphan, foreign = "900900", "900901"
-	text := n.read(n.path(vmid))
-	n.write(n.path(orphan), strings.ReplaceAll(text, c.ID(), "gone"))
-	n.write(n.path(foreign), "hostname: somebody\nostype: debian\n")
-	if err := os.Remove(n.path(vmid)); err != nil {
-		t.Fatal(err)
-	}
-	// Whole seconds of the file system's times are older than the grace at once or soon.
-	harness.Eventually(t, "reconciliation", func() error {
-		n.gc()
-		_, err := os.Stat(n.path(orphan))
-		if err == nil {
-			return os.ErrExist
-		}
-		return nil
-	})
-	if got := n.read(n.path(foreign)); got != "hostname: somebody\nostype: debian\n" {
-		t.Errorf("the foreign conf became %q", got)
-	}
-	if p := n.pct(vmid); p.Keys["lock"] != "" || !strings.Contains(p.Description, c.ID()) {
-		t.Errorf("the conf that was lost is now\n%s", n.read(n.path(vmid)))
-	}
-	if err := os.Remove(n.path(foreign)); err != nil {
-		t.Fatal(err)
-	}
-}

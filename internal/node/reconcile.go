@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
@@ -60,39 +61,85 @@ func turnToReconcile(path string) bool {
 }
 
 // Reconcile makes the confs of this node agree with its containers, which are
-// those with a state file: after a reboot of the host there are none.
+// those with a state file: after a reboot of the host there are none. Confs are where
+// the configuration says, and where a container's record does.
 func Reconcile(ctx context.Context, conf config.Config, dryRun bool) (pve.Report, error) {
-	client, err := (&registrar{conf: conf}).open()
+	r := &registrar{conf: conf}
+	client, err := r.open()
 	if err != nil {
 		return pve.Report{}, err
 	}
-	return client.Reconcile(ctx, pve.View{Tasks: tasks, Cluster: true, DryRun: dryRun})
+	here := site{client.Root, client.Node}
+	total, err := reconcileAt(ctx, client, here, here, dryRun)
+	elsewhere, listErr := tasks(here)
+	errs := []error{err, listErr}
+	for p := range elsewhere {
+		if p == here {
+			continue
+		}
+		if client, err = r.at(p).open(); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		report, err := reconcileAt(ctx, client, p, here, dryRun)
+		errs = append(errs, err)
+		total.Changes = append(total.Changes, report.Changes...)
+		total.Confs += report.Confs
+		total.Tasks += report.Tasks
+	}
+	return total, errors.Join(errs...)
 }
 
-// tasks lists this host's containers for a reconciliation.
-func tasks(context.Context) ([]pve.Task, error) {
+func reconcileAt(ctx context.Context, client *pve.Registrar, p, here site, dryRun bool) (pve.Report, error) {
+	return client.Reconcile(ctx, pve.View{Cluster: true, DryRun: dryRun, Tasks: func(context.Context) ([]pve.Task, error) {
+		all, err := tasks(here)
+		return all[p], err
+	}})
+}
+
+// tasks lists this host's containers for a reconciliation, by where they are registered;
+// those that are not, and those of which no record says it, count here.
+func tasks(here site) (map[site][]pve.Task, error) {
 	list, err := container.List("")
 	if err != nil {
 		return nil, err
 	}
-	all := make([]pve.Task, 0, len(list))
+	all := map[site][]pve.Task{}
 	for _, c := range list {
-		if len(c.Registration) == 0 {
-			continue // it stays out by configuration
+		if len(c.Registration) == 0 || c.Deleting {
+			continue // it stays out by configuration, or goes
 		}
-		t := pve.Task{Namespace: c.Namespace, ID: c.ID, Running: c.Alive}
 		var rec record
 		if err := json.Unmarshal(c.Registration, &rec); err != nil {
 			return nil, fmt.Errorf("registration of %s/%s: %w", c.Namespace, c.ID, err)
 		}
-		t.VMID = rec.VMID
-		t.Guest = func(context.Context) (pve.Guest, error) {
-			if rec.Guest == nil {
-				return pve.Guest{}, errors.New("the record does not describe the container")
-			}
-			return *rec.Guest, nil
+		p := rec.Site
+		if p == (site{}) {
+			p = here
 		}
-		all = append(all, t)
+		all[p] = append(all[p], pve.Task{
+			Namespace: c.Namespace, ID: c.ID, VMID: rec.VMID, Running: c.Started(),
+			Look: func(context.Context) (pve.Guest, bool, error) { return look(c.Namespace, c.ID, rec.VMID) },
+		})
 	}
 	return all, nil
+}
+
+// look is what a container is now. It fails with ErrNotFound where it is gone, or goes.
+func look(namespace, id string, vmid pve.VMID) (pve.Guest, bool, error) {
+	c, err := container.Inspect("", namespace, id)
+	if err != nil {
+		return pve.Guest{}, false, err
+	}
+	var rec record
+	if err := json.Unmarshal(c.Registration, &rec); err != nil {
+		return pve.Guest{}, false, fmt.Errorf("registration of %s/%s: %w", namespace, id, err)
+	}
+	if c.Deleting || rec.VMID != vmid {
+		return pve.Guest{}, false, fmt.Errorf("container %s/%s of VMID %d: %w", namespace, id, vmid, errdefs.ErrNotFound)
+	}
+	if rec.Guest == nil {
+		return pve.Guest{}, false, errors.New("the record does not describe the container")
+	}
+	return *rec.Guest, c.Started(), nil
 }

@@ -76,6 +76,16 @@ func (r *registrar) Reserve(ctx context.Context, g container.Guest) (container.R
 	return &registration{client: client, reg: reg, guest: &described, pool: newMembership(r.conf.PVE, reg.VMID)}, nil
 }
 
+// at is a registrar for what was registered at a site, whatever the configuration
+// says now: a runtime handler may have said otherwise then.
+func (r *registrar) at(p site) *registrar {
+	conf := r.conf
+	if p.Root != "" {
+		conf.PVE.Root, conf.PVE.Node = p.Root, p.Node
+	}
+	return &registrar{conf: conf}
+}
+
 // unregistered is the registration of a container that could have none.
 func unregistered(g container.Guest, cause error) *registration {
 	return &registration{reg: pve.Registration{Namespace: g.Namespace, ID: g.ID, Degraded: cause}}
@@ -88,8 +98,17 @@ type record struct {
 	ID        string   `json:"id"`
 	// Unregistered is why the container has no VMID.
 	Unregistered string `json:"unregistered,omitempty"`
+	// Site is where the conf is, Pool the pool that it joins.
+	Site site   `json:"site,omitzero"`
+	Pool string `json:"pool,omitempty"`
 	// Guest is what was registered, should the conf be lost.
 	Guest *pve.Guest `json:"guest,omitempty"`
+}
+
+// site is a node of a cluster, or a directory in its stead.
+type site struct {
+	Root string `json:"root,omitempty"`
+	Node string `json:"node,omitempty"`
 }
 
 // Resume returns the registration of a record.
@@ -101,14 +120,17 @@ func (r *registrar) Resume(data json.RawMessage) (container.Registration, error)
 	if rec.VMID == 0 {
 		return &registration{}, nil
 	}
-	client, err := r.open()
+	client, err := r.at(rec.Site).open()
 	if err != nil {
 		return nil, err
 	}
+	conf := r.conf.PVE
+	conf.Pool = rec.Pool
 	return &registration{
 		client: client,
 		reg:    pve.Registration{VMID: rec.VMID, Namespace: rec.Namespace, ID: rec.ID},
-		pool:   newMembership(r.conf.PVE, rec.VMID),
+		guest:  rec.Guest,
+		pool:   newMembership(conf, rec.VMID),
 	}, nil
 }
 
@@ -132,6 +154,12 @@ func (r *registration) LXCPath() string { return r.client.LXCPath }
 // Record is empty for a container that stays out by configuration.
 func (r *registration) Record() (json.RawMessage, error) {
 	rec := record{VMID: r.reg.VMID, Namespace: r.reg.Namespace, ID: r.reg.ID, Guest: r.guest}
+	if r.client != nil {
+		rec.Site = site{Root: r.client.Root, Node: r.client.Node}
+	}
+	if r.pool != nil {
+		rec.Pool = r.pool.pool
+	}
 	if r.reg.Degraded != nil {
 		rec.Unregistered = r.reg.Degraded.Error()
 	}
@@ -149,6 +177,9 @@ func (r *registration) Running(ctx context.Context) error {
 func (r *registration) Stopped(ctx context.Context) error { return r.client.SetStopped(ctx, r.reg) }
 
 func (r *registration) Update(ctx context.Context, before, after *specs.LinuxResources) error {
+	if r.guest != nil {
+		r.guest.Limits = limits(after)
+	}
 	return r.client.Update(ctx, r.reg, limits(before), limits(after))
 }
 

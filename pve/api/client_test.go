@@ -2,9 +2,14 @@ package api_test
 
 import (
 	"context"
-	"crypto/sha256"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"math/big"
 	"net/http"
 	"net/url"
 	"os"
@@ -18,6 +23,7 @@ import (
 
 	"github.com/pvelxc/pvelxc/pve"
 	"github.com/pvelxc/pvelxc/pve/api"
+	"github.com/pvelxc/pvelxc/pve/pvetest"
 )
 
 func background(t *testing.T) context.Context {
@@ -26,9 +32,23 @@ func background(t *testing.T) context.Context {
 	return ctx
 }
 
+func options(s *pvetest.API) api.Client {
+	return api.Client{URL: s.URL, TokenFile: s.TokenFile, CAFile: s.CAFile, Backoff: time.Millisecond}
+}
+
+// client is one that trusts the server, and is quick to try again.
+func client(t *testing.T, s *pvetest.API) *api.Client {
+	t.Helper()
+	c, err := api.New(options(s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
 func TestPool(t *testing.T) {
-	s := newServer(t)
-	c, ctx := s.client(t), background(t)
+	s := pvetest.StartAPI(t)
+	c, ctx := client(t, s), background(t)
 	members := func(want ...pve.VMID) {
 		t.Helper()
 		got, err := c.Pool(ctx, "k8s")
@@ -46,11 +66,11 @@ func TestPool(t *testing.T) {
 		{func() error { return c.RemoveFromPool(ctx, "k8s", 900002, 900777) }, "GET /pools poolid=k8s, PUT /pools delete=1&poolid=k8s&vms=900002"},
 		{func() error { return c.AddToPool(ctx, "a/b", 5000) }, "GET /pools poolid=a%2Fb, PUT /pools poolid=a%2Fb&vms=5000"},
 	} {
-		s.fail()
+		s.Fail()
 		if err := step.do(); err != nil {
 			t.Fatal(err)
 		}
-		if got := s.seen(); got != step.requests {
+		if got := s.Seen(); got != step.requests {
 			t.Errorf("requests: %s, want %s", got, step.requests)
 		}
 	}
@@ -68,18 +88,15 @@ func TestPool(t *testing.T) {
 
 // TestLostAnswer: the change was made, its answer was lost, and it is made again.
 func TestLostAnswer(t *testing.T) {
-	s := newServer(t)
-	s.fail(nil, func(w http.ResponseWriter) {
-		s.pools["k8s"][900002] = true
-		half(w)
-	})
-	if err := s.client(t).AddToPool(background(t), "k8s", 900002); err != nil {
-		t.Errorf("%v, after %s", err, s.seen())
+	s := pvetest.StartAPI(t)
+	s.Fail(nil, s.HalfAfter("k8s", 900002))
+	if err := client(t, s).AddToPool(background(t), "k8s", 900002); err != nil {
+		t.Errorf("%v, after %s", err, s.Seen())
 	}
 }
 
 func TestGuestsOfOtherNodes(t *testing.T) {
-	got, err := newServer(t).client(t).Guests(background(t))
+	got, err := client(t, pvetest.StartAPI(t)).Guests(background(t))
 	want := []api.Guest{{900001, "n1", "lxc", "running", "web-0", "k8s"}, {100, "n2", "qemu", "unknown", "", ""}, {101, "n3", "lxc", "unknown", "", ""}}
 	if diff := cmp.Diff(want, got); err != nil || diff != "" {
 		t.Errorf("%v (-want +got):\n%s", err, diff)
@@ -87,24 +104,24 @@ func TestGuestsOfOtherNodes(t *testing.T) {
 }
 
 func TestTasks(t *testing.T) {
-	s := newServer(t)
-	c, ctx := s.client(t), background(t)
+	s := pvetest.StartAPI(t)
+	c, ctx := client(t, s), background(t)
 	got, err := c.Tasks(ctx, "n1", 900001, time.Unix(1690000000, 0))
 	want := []api.Task{
-		{UPID: upid, Type: "vzstop", User: "admin@pam", Start: time.Unix(1700000000, 0), End: time.Unix(1700000005, 0), Status: "OK"},
-		{UPID: upid, Type: "vzreboot", User: "admin@pam", Start: time.Unix(1700000010, 0)},
+		{UPID: pvetest.UPID, Type: "vzstop", User: "admin@pam", Start: time.Unix(1700000000, 0), End: time.Unix(1700000005, 0), Status: "OK"},
+		{UPID: pvetest.UPID, Type: "vzreboot", User: "admin@pam", Start: time.Unix(1700000010, 0)},
 	}
 	if diff := cmp.Diff(want, got); err != nil || diff != "" {
 		t.Errorf("%v (-want +got):\n%s", err, diff)
 	}
-	if got, want := s.seen(), "GET /nodes/n1/tasks limit=50&since=1690000000&source=all&vmid=900001"; got != want {
+	if got, want := s.Seen(), "GET /nodes/n1/tasks limit=50&since=1690000000&source=all&vmid=900001"; got != want {
 		t.Errorf("asked %s, want %s", got, want)
 	}
-	lines, err := c.TaskLog(ctx, upid)
+	lines, err := c.TaskLog(ctx, pvetest.UPID)
 	if diff := cmp.Diff([]string{"stopping", "TASK OK"}, lines); err != nil || diff != "" {
 		t.Errorf("%v (-want +got):\n%s", err, diff)
 	}
-	for _, bad := range []string{"", "../../access/users", "UPID:n1/../x:00000000:00000000:00000000:a:b:c:", upid + "/../x"} {
+	for _, bad := range []string{"", "../../access/users", "UPID:n1/../x:00000000:00000000:00000000:a:b:c:", pvetest.UPID + "/../x"} {
 		if _, err := c.TaskLog(ctx, bad); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("task %q: %v", bad, err)
 		}
@@ -115,19 +132,19 @@ func TestTasks(t *testing.T) {
 }
 
 func TestRefusals(t *testing.T) {
-	s := newServer(t)
-	c := s.client(t)
+	s := pvetest.StartAPI(t)
+	c := client(t, s)
 	for _, test := range []struct {
-		fault func(http.ResponseWriter)
+		fault pvetest.Fault
 		kind  error
 		says  string
 	}{
-		{status(401, "authentication failure"), errdefs.ErrUnauthenticated, "401 authentication failure (hint: the token"},
-		{status(403, "Permission check failed (/pool/k8s, Pool.Audit)"), errdefs.ErrPermissionDenied, "403 Permission check failed (/pool/k8s, Pool.Audit) (hint: "},
-		{status(404, "no such path"), errdefs.ErrNotFound, "404 no such path"},
-		{status(500, "cfs-lock 'file-user_cfg' error: no quorum!"), pve.ErrNoQuorum, "no quorum!"},
-		{status(500, "some Perl at line 7."), errdefs.ErrUnknown, "500 some Perl at line 7."},
-		{status(501, "not implemented"), errdefs.ErrNotImplemented, "501"},
+		{pvetest.Status(401, "authentication failure"), errdefs.ErrUnauthenticated, "401 authentication failure (hint: the token"},
+		{pvetest.Status(403, "Permission check failed (/pool/k8s, Pool.Audit)"), errdefs.ErrPermissionDenied, "403 Permission check failed (/pool/k8s, Pool.Audit) (hint: "},
+		{pvetest.Status(404, "no such path"), errdefs.ErrNotFound, "404 no such path"},
+		{pvetest.Status(500, "cfs-lock 'file-user_cfg' error: no quorum!"), pve.ErrNoQuorum, "no quorum!"},
+		{pvetest.Status(500, "some Perl at line 7."), errdefs.ErrUnknown, "500 some Perl at line 7."},
+		{pvetest.Status(501, "not implemented"), errdefs.ErrNotImplemented, "501"},
 		{func(w http.ResponseWriter) {
 			w.WriteHeader(400)
 			fmt.Fprint(w, `{"errors":{"poolid":"invalid format\n","a":"b"},"data":null,"message":"Parameter verification failed.\n"}`)
@@ -137,10 +154,10 @@ func TestRefusals(t *testing.T) {
 			w.Header().Set("Location", "https://example.invalid/")
 			w.WriteHeader(302)
 		}, errdefs.ErrUnknown, "302 Found"},
-		{text(`{"data":[{"vmid":"x"}]}`), errdefs.ErrDataLoss, "not of this API"},
-		{text(`{"data":{"vmid":1}}`), errdefs.ErrDataLoss, "not of this API"},
+		{pvetest.Text(`{"data":[{"vmid":"x"}]}`), errdefs.ErrDataLoss, "not of this API"},
+		{pvetest.Text(`{"data":{"vmid":1}}`), errdefs.ErrDataLoss, "not of this API"},
 	} {
-		s.fail(test.fault)
+		s.Fail(test.fault)
 		_, err := c.Guests(background(t))
 		if !errors.Is(err, test.kind) || !strings.Contains(err.Error(), test.says) {
 			t.Errorf("%v, want %v saying %q", err, test.kind, test.says)
@@ -148,41 +165,41 @@ func TestRefusals(t *testing.T) {
 		if strings.Contains(err.Error(), "12345678") {
 			t.Errorf("the secret is in the error: %v", err)
 		}
-		if n := strings.Count(s.seen(), "GET"); n != 1 {
+		if n := strings.Count(s.Seen(), "GET"); n != 1 {
 			t.Errorf("%s: asked %d times", test.says, n)
 		}
 	}
 }
 
 func TestTriesAgain(t *testing.T) {
-	s := newServer(t)
-	c := s.client(t)
-	for name, fault := range map[string]func(http.ResponseWriter){
-		"half an answer": half,
-		"half JSON":      text(`{"data":[`),
-		"no data":        text(`{"data":null}`),
-		"an empty body":  text(""),
-		"a web page":     text("<html>"),
-		"595":            status(595, "No route to host"),
-		"596":            status(596, "tls_process_server_certificate: certificate verify failed"),
-		"599":            status(599, "Too many redirections"),
-		"503":            status(503, "Service Unavailable"),
-		"a lock":         status(500, "cfs-lock 'file-user_cfg' error: got lock request timeout"),
-		"a slow node":    status(500, "got timeout"),
+	s := pvetest.StartAPI(t)
+	c := client(t, s)
+	for name, fault := range map[string]pvetest.Fault{
+		"half an answer": pvetest.Half,
+		"half JSON":      pvetest.Text(`{"data":[`),
+		"no data":        pvetest.Text(`{"data":null}`),
+		"an empty body":  pvetest.Text(""),
+		"a web page":     pvetest.Text("<html>"),
+		"595":            pvetest.Status(595, "No route to host"),
+		"596":            pvetest.Status(596, "tls_process_server_certificate: certificate verify failed"),
+		"599":            pvetest.Status(599, "Too many redirections"),
+		"503":            pvetest.Status(503, "Service Unavailable"),
+		"a lock":         pvetest.Status(500, "cfs-lock 'file-user_cfg' error: got lock request timeout"),
+		"a slow node":    pvetest.Status(500, "got timeout"),
 	} {
-		s.fail(fault, fault)
+		s.Fail(fault, fault)
 		if guests, err := c.Guests(background(t)); err != nil || len(guests) != 3 {
 			t.Errorf("%s twice: %v", name, err)
 		}
-		s.fail(fault, fault, fault, fault, fault, fault)
+		s.Fail(fault, fault, fault, fault, fault, fault)
 		if _, err := c.Guests(background(t)); !errdefs.IsUnavailable(err) {
 			t.Errorf("%s always: %v, want unavailable", name, err)
 		}
-		if n := strings.Count(s.seen(), "GET"); n != 5 {
+		if n := strings.Count(s.Seen(), "GET"); n != 5 {
 			t.Errorf("%s: asked %d times, want 5", name, n)
 		}
 	}
-	s.fail(half, half, half, half, half)
+	s.Fail(pvetest.Half, pvetest.Half, pvetest.Half, pvetest.Half, pvetest.Half)
 	cancelled, cancel := context.WithCancel(background(t))
 	cancel()
 	if _, err := c.Guests(cancelled); !errors.Is(err, context.Canceled) {
@@ -191,10 +208,10 @@ func TestTriesAgain(t *testing.T) {
 }
 
 func TestTrust(t *testing.T) {
-	s, stranger := newServer(t), newServer(t)
-	sum := sha256.Sum256(s.Certificate().Raw)
+	s, stranger := pvetest.StartAPI(t), pvetest.StartAPI(t)
+	sum := s.Fingerprint()
 	colons := strings.ReplaceAll(strings.TrimSuffix(fmt.Sprintf("% X", sum), " "), " ", ":")
-	o := s.options(t)
+	o := options(s)
 	o.CAFile, o.Fingerprint = "", colons
 	c, err := api.New(o)
 	if err != nil {
@@ -208,12 +225,25 @@ func TestTrust(t *testing.T) {
 	if c, err = api.New(o); err != nil {
 		t.Fatal(err)
 	}
-	s.fail()
-	if _, err := c.Guests(background(t)); !errdefs.IsFailedPrecondition(err) || s.seen() != "" {
-		t.Errorf("with another fingerprint: %v; the server saw %q", err, s.seen())
+	s.Fail()
+	if _, err := c.Guests(background(t)); !errdefs.IsFailedPrecondition(err) || s.Seen() != "" {
+		t.Errorf("with another fingerprint: %v; the server saw %q", err, s.Seen())
+	}
+	// An authority that did not sign the server's certificate.
+	o = options(s)
+	o.CAFile = filepath.Join(t.TempDir(), "other.pem")
+	if err := os.WriteFile(o.CAFile, otherAuthority(t), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if c, err = api.New(o); err != nil {
+		t.Fatal(err)
+	}
+	s.Fail()
+	if _, err := c.Guests(background(t)); !errdefs.IsFailedPrecondition(err) || s.Seen() != "" {
+		t.Errorf("with another authority: %v; the server saw %q", err, s.Seen())
 	}
 	// httptest's servers share a certificate; another name makes it a stranger's.
-	o = stranger.options(t)
+	o = options(stranger)
 	u, err := url.Parse(stranger.URL)
 	if err != nil {
 		t.Fatal(err)
@@ -222,14 +252,28 @@ func TestTrust(t *testing.T) {
 	if c, err = api.New(o); err != nil {
 		t.Fatal(err)
 	}
-	stranger.fail()
-	if _, err := c.Guests(background(t)); !errdefs.IsFailedPrecondition(err) || stranger.seen() != "" {
-		t.Errorf("a certificate of another name: %v; the server saw %q", err, stranger.seen())
+	stranger.Fail()
+	if _, err := c.Guests(background(t)); !errdefs.IsFailedPrecondition(err) || stranger.Seen() != "" {
+		t.Errorf("a certificate of another name: %v; the server saw %q", err, stranger.Seen())
 	}
 }
 
+// otherAuthority is a certificate that signed nothing, in PEM.
+func otherAuthority(t *testing.T) []byte {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+}
+
 func TestNewRefuses(t *testing.T) {
-	s := newServer(t)
 	for name, test := range map[string]struct {
 		change func(*api.Client)
 		kind   error
@@ -242,10 +286,10 @@ func TestNewRefuses(t *testing.T) {
 		"a readable token":      {func(c *api.Client) { os.Chmod(c.TokenFile, 0o640) }, errdefs.ErrPermissionDenied},
 		"a token behind a link": {func(c *api.Client) { os.Symlink(c.TokenFile, c.TokenFile+".l"); c.TokenFile += ".l" }, nil},
 		"a password":            {func(c *api.Client) { os.WriteFile(c.TokenFile, []byte("hunter2\n"), 0o600) }, errdefs.ErrInvalidArgument},
-		"a header in the token": {func(c *api.Client) { os.WriteFile(c.TokenFile, []byte(secret+"\nX: y\n"), 0o600) }, errdefs.ErrInvalidArgument},
+		"a header in the token": {func(c *api.Client) { os.WriteFile(c.TokenFile, []byte(pvetest.Secret+"\nX: y\n"), 0o600) }, errdefs.ErrInvalidArgument},
 		"a directory":           {func(c *api.Client) { c.TokenFile = filepath.Dir(c.TokenFile) }, errdefs.ErrPermissionDenied},
 	} {
-		o := s.options(t)
+		o := options(pvetest.StartAPI(t))
 		test.change(&o)
 		_, err := api.New(o)
 		if err == nil || test.kind != nil && !errors.Is(err, test.kind) {

@@ -2,6 +2,7 @@ package pvetest
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"sync"
@@ -34,6 +35,18 @@ const (
 	OpMkdir  Op = "mkdir"
 )
 
+// The requests that the node's daemon answers by itself.
+const (
+	OpLookup   Op = "lookup"
+	OpGetattr  Op = "getattr"
+	OpReadlink Op = "readlink"
+	OpReaddir  Op = "readdir"
+	OpOpen     Op = "open"
+	OpRead     Op = "read"
+	OpFlush    Op = "flush"
+	OpFsync    Op = "fsync"
+)
+
 // Mount is one node's /etc/pve.
 type Mount struct {
 	// Dir is where it is mounted.
@@ -49,12 +62,14 @@ type Mount struct {
 
 	mu     sync.Mutex // guards what follows
 	counts map[Op]int
+	looks  map[Op]int
 	before func(op Op, path string)
+	hang   chan struct{} // closed when a hang ends; nil for none
 }
 
 // Mount shows the cluster at dir as node sees it. Close must follow.
 func (c *Cluster) Mount(node, dir string) (*Mount, error) {
-	m := &Mount{Dir: dir, node: node, db: c.db, counts: map[Op]int{}}
+	m := &Mount{Dir: dir, node: node, db: c.db, counts: map[Op]int{}, looks: map[Op]int{}}
 	m.quorum.Store(true)
 	var none time.Duration
 	server, err := fs.Mount(dir, &inode{m: m, e: c.db.root}, &fs.Options{
@@ -71,8 +86,9 @@ func (c *Cluster) Mount(node, dir string) (*Mount, error) {
 	return m, nil
 }
 
-// Close unmounts.
+// Close ends a hang and unmounts.
 func (m *Mount) Close() error {
+	m.Unhang()
 	err := m.server.Unmount()
 	if err != nil {
 		// Something still has a file open; the name must go nevertheless.
@@ -124,6 +140,36 @@ func (m *Mount) Resume() {
 	m.down.Store(false)
 }
 
+// Hang makes the daemon answer nothing at all, changes and looks, until Unhang.
+func (m *Mount) Hang() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.hang == nil {
+		m.hang = make(chan struct{})
+	}
+}
+
+// Unhang has everything answered that came meanwhile.
+func (m *Mount) Unhang() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.hang != nil {
+		close(m.hang)
+		m.hang = nil
+	}
+}
+
+// arrive counts a request, and keeps it for as long as the daemon hangs.
+func (m *Mount) arrive(op Op, counts map[Op]int) {
+	m.mu.Lock()
+	counts[op]++
+	hang := m.hang
+	m.mu.Unlock()
+	if hang != nil {
+		<-hang
+	}
+}
+
 // Before has f called before each change, with no lock held; f may use the mount.
 // Nil ends it.
 func (m *Mount) Before(f func(op Op, path string)) {
@@ -136,18 +182,25 @@ func (m *Mount) Before(f func(op Op, path string)) {
 func (m *Mount) Counts() map[Op]int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	counts := m.counts
-	m.counts = map[Op]int{}
-	return counts
+	defer clear(m.counts)
+	return maps.Clone(m.counts)
+}
+
+// Looks returns the other requests since the last call.
+func (m *Mount) Looks() map[Op]int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	defer clear(m.looks)
+	return maps.Clone(m.looks)
 }
 
 // change runs f on the database as one change, unless the node's state forbids it.
 func (m *Mount) change(op Op, path func() string, f func() syscall.Errno) syscall.Errno {
+	m.arrive(op, m.counts)
 	m.db.mu.Lock()
 	name := path()
 	m.db.mu.Unlock()
 	m.mu.Lock()
-	m.counts[op]++
 	before := m.before
 	m.mu.Unlock()
 	if before != nil {
@@ -166,7 +219,8 @@ func (m *Mount) change(op Op, path func() string, f func() syscall.Errno) syscal
 }
 
 // look runs f on the database without changing it.
-func (m *Mount) look(f func() syscall.Errno) syscall.Errno {
+func (m *Mount) look(op Op, f func() syscall.Errno) syscall.Errno {
+	m.arrive(op, m.looks)
 	if m.down.Load() {
 		return syscall.ENOTCONN
 	}

@@ -198,6 +198,32 @@ func TestRestart(t *testing.T) {
 	}
 }
 
+// A daemon that hangs answers nothing, and then everything.
+func TestHang(t *testing.T) {
+	a, b := two(t)
+	file := in(a, "nodes/a/lxc/100.conf")
+	must(t, os.WriteFile(file, []byte("x"), 0o640))
+	a.Looks()
+	a.Hang()
+	answers := make(chan error, 2)
+	go func() { _, err := os.ReadFile(file); answers <- err }()
+	go func() { answers <- os.WriteFile(in(a, "nodes/a/lxc/101.conf"), []byte("y"), 0o640) }()
+	must(t, create(in(b, "nodes/b/lxc/102.conf"))) // by the other node's daemon
+	for n := 0; n < 2; n += a.Looks()[pvetest.OpLookup] {
+		time.Sleep(time.Millisecond)
+	}
+	if len(answers) > 0 {
+		t.Errorf("while it hangs: %v", <-answers)
+	}
+	a.Unhang()
+	for range 2 {
+		must(t, <-answers)
+	}
+	if got := content(t, in(a, "lxc/101.conf")); got != "y" {
+		t.Errorf("afterwards: %q", got)
+	}
+}
+
 func TestLatency(t *testing.T) {
 	a, b := two(t)
 	const delay = 30 * time.Millisecond

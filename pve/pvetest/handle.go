@@ -21,7 +21,7 @@ func (n *inode) handle() *handle {
 
 func (n *inode) Open(_ context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
 	h := n.handle()
-	errno := n.m.look(func() syscall.Errno {
+	errno := n.m.look(OpOpen, func() syscall.Errno {
 		if n.virtual != nil {
 			h.content = n.virtual()
 			if flags&syscall.O_ACCMODE != syscall.O_RDONLY {
@@ -43,7 +43,7 @@ func (h *handle) Read(_ context.Context, dest []byte, offset int64) (fuse.ReadRe
 		return nil, syscall.ENOTCONN
 	}
 	var n int
-	errno := h.n.m.look(func() syscall.Errno {
+	errno := h.n.m.look(OpRead, func() syscall.Errno {
 		data := h.n.e.data
 		if h.content != nil {
 			data = h.content
@@ -72,11 +72,13 @@ func (h *handle) Write(_ context.Context, data []byte, offset int64) (uint32, sy
 	return uint32(len(data)), 0
 }
 
-func (h *handle) Fsync(context.Context, uint32) syscall.Errno {
+func (h *handle) Fsync(context.Context, uint32) syscall.Errno { return h.settle(OpFsync) }
+func (h *handle) Flush(context.Context) syscall.Errno         { return h.settle(OpFlush) }
+
+func (h *handle) settle(op Op) syscall.Errno {
+	h.n.m.arrive(op, h.n.m.looks)
 	if h.dead() {
 		return syscall.ENOTCONN
 	}
 	return 0
 }
-
-func (h *handle) Flush(ctx context.Context) syscall.Errno { return h.Fsync(ctx, 0) }

@@ -77,7 +77,7 @@ func (n *inode) child(ctx context.Context, c *inode, out *fuse.EntryOut) *fs.Ino
 }
 
 func (n *inode) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (found *fs.Inode, errno syscall.Errno) {
-	errno = n.m.look(func() syscall.Errno {
+	errno = n.m.look(OpLookup, func() syscall.Errno {
 		c := n.special(name)
 		if e := n.e.children[name]; c == nil && e != nil {
 			c = &inode{m: n.m, e: e}
@@ -92,16 +92,16 @@ func (n *inode) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (fo
 }
 
 func (n *inode) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
-	return n.m.look(func() syscall.Errno { n.attr(&out.Attr); return 0 })
+	return n.m.look(OpGetattr, func() syscall.Errno { n.attr(&out.Attr); return 0 })
 }
 
 func (n *inode) Readlink(context.Context) ([]byte, syscall.Errno) {
-	return []byte(n.link), n.m.look(func() syscall.Errno { return 0 })
+	return []byte(n.link), n.m.look(OpReadlink, func() syscall.Errno { return 0 })
 }
 
 func (n *inode) Readdir(context.Context) (fs.DirStream, syscall.Errno) {
 	var list []fuse.DirEntry
-	errno := n.m.look(func() syscall.Errno {
+	errno := n.m.look(OpReaddir, func() syscall.Errno {
 		for _, name := range []string{"local", "lxc", "qemu-server", ".vmlist"} {
 			if c := n.special(name); c != nil {
 				var a fuse.Attr

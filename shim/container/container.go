@@ -2,6 +2,7 @@ package container
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"reflect"
@@ -197,7 +198,9 @@ func (c *Container) Update(ctx context.Context, r *specs.LinuxResources) error {
 	after := mergeLimits(before, checked)
 	c.limits = after
 	c.mu.Unlock()
-	c.tell("update", func(ctx context.Context, r Registration) error { return r.Update(ctx, before, after) })
+	c.tell("update", func(ctx context.Context, r Registration) error {
+		return errors.Join(r.Update(ctx, before, after), c.recordAgain(r))
+	})
 	return nil
 }
 

@@ -137,6 +137,10 @@ func (st *state) unmountRootfs() error {
 // is possible.
 func takeAway(ctx context.Context, st *state, d dirs, reg Registration) error {
 	if reg != nil {
+		// From here on no reconciliation registers it again.
+		if err := os.WriteFile(d.deleting(), nil, 0o600); err != nil {
+			log.G(ctx).WithField("id", st.ID).WithError(err).Warn("note the deletion")
+		}
 		// A cluster that is away must not keep a container from being deleted: its conf
 		// is removed by reconciliation.
 		if err := reg.Remove(ctx); err != nil {

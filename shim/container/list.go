@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/containerd/errdefs"
+
 	"github.com/pvelxc/pvelxc/oci2lxc"
 	"github.com/pvelxc/pvelxc/shim/cgroup"
 )
@@ -26,6 +28,8 @@ type Info struct {
 	StartTime uint64
 	// Alive says that the init exists, parked or running.
 	Alive bool
+	// Deleting says that the container is being taken away and is registered no more.
+	Deleting bool
 	// Registration is the Registrar's record; empty for a container that is not
 	// registered.
 	Registration json.RawMessage
@@ -34,6 +38,9 @@ type Info struct {
 	cgroup     oci2lxc.Cgroup
 	cgroupMode oci2lxc.CgroupMode
 }
+
+// Started says that the user's program runs: the init exists and waits no more.
+func (i Info) Started() bool { return i.Alive && !parked(i.Pid) }
 
 // Config is the path of the LXC config that the container was started from.
 func (i Info) Config() string { return dirs{home: i.Home}.config() }
@@ -90,18 +97,41 @@ func List(root string) ([]Info, error) {
 	}
 	var list []Info
 	for _, path := range paths {
-		s, err := readState(path)
+		i, err := inspect(path)
 		if errors.Is(err, os.ErrNotExist) {
 			continue // deleted meanwhile
 		}
 		if err != nil {
 			return nil, fmt.Errorf("list containers: %w", err)
 		}
-		i := s.info()
-		i.Home = filepath.Dir(path)
 		list = append(list, i)
 	}
 	return list, nil
+}
+
+// Inspect reads the state of one container, below root (DefaultRoot when empty). It
+// fails with ErrNotFound for one that is not there.
+func Inspect(root, namespace, id string) (Info, error) {
+	if root == "" {
+		root = DefaultRoot
+	}
+	i, err := inspect(dirsOf(root, namespace, id).state())
+	if errors.Is(err, os.ErrNotExist) {
+		return Info{}, fmt.Errorf("container %s/%s: %w", namespace, id, errdefs.ErrNotFound)
+	}
+	return i, err
+}
+
+func inspect(path string) (Info, error) {
+	s, err := readState(path)
+	if err != nil {
+		return Info{}, err
+	}
+	i := s.info()
+	i.Home = filepath.Dir(path)
+	_, err = os.Lstat(dirs{home: i.Home}.deleting())
+	i.Deleting = err == nil
+	return i, nil
 }
 
 func (s *state) info() Info {

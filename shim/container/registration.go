@@ -40,7 +40,8 @@ type Registration interface {
 	// Record is what Resume takes. That of a nameless registration may say why it has
 	// no name, or be empty.
 	Record() (json.RawMessage, error)
-	// Running and Stopped follow the container's state, Update its limits.
+	// Running and Stopped follow the container's state, Update its limits. After Update the
+	// record has the limits, whatever became of it.
 	Running(ctx context.Context) error
 	Stopped(ctx context.Context) error
 	Update(ctx context.Context, before, after *specs.LinuxResources) error
@@ -68,6 +69,16 @@ func (c *Container) reserve(ctx context.Context) error {
 	c.dirs.lxcpath, c.dirs.name = reg.LXCPath(), reg.Name()
 	c.state.LXCPath, c.state.Name = c.dirs.lxcpath, c.dirs.name
 	return nil
+}
+
+// recordAgain renews what the state file says of the registration.
+func (c *Container) recordAgain(reg Registration) error {
+	st := c.state
+	var err error
+	if st.Registration, err = reg.Record(); err != nil {
+		return err
+	}
+	return st.write(c.dirs.state())
 }
 
 // publish writes the copy of the LXC config that the host's tools read. The shim

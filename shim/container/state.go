@@ -33,7 +33,7 @@ type state struct {
 	LXCPath string `json:"lxcpath"`
 	Name    string `json:"name"`
 	// Registration is the Registrar's record; empty for a container that is not
-	// registered.
+	// registered. In the file it follows updates.
 	Registration json.RawMessage `json:"registration,omitempty"`
 	// Monitor and Init are the processes; nil until they exist.
 	Monitor *procRef `json:"monitor,omitempty"`
@@ -73,6 +73,9 @@ func (d dirs) state() string  { return filepath.Join(d.home, "state.json") }
 func (d dirs) config() string { return filepath.Join(d.home, "config") }
 func (d dirs) exit() string   { return filepath.Join(d.home, "exit") }
 func (d dirs) log() string    { return filepath.Join(d.home, "lxc.log") }
+
+// deleting is a file that is there once the container is registered no more.
+func (d dirs) deleting() string { return filepath.Join(d.home, "deleting") }
 
 // make creates the container's directory. A mapped root must be able to walk
 // through it, hence 0711; the files in it are 0600.

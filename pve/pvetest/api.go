@@ -1,0 +1,212 @@
+package pvetest
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"log"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// Secret is the API token that [API] takes.
+const Secret = "root@pam!pvelxc=12345678-1234-1234-1234-123456789abc"
+
+// API is an HTTPS server that answers as the schema of PVE's API says, on the part that
+// is used. Its pools are "k8s" with 900001, "other" with 900009, and the empty "a/b".
+type API struct {
+	*httptest.Server
+	// TokenFile holds Secret, CAFile the certificate of the server's authority.
+	TokenFile, CAFile string
+
+	mu       sync.Mutex // guards what follows
+	pools    map[string]map[int]bool
+	requests []string
+	faults   []Fault
+}
+
+// Fault is an answer instead of the true one. Nil is the true one.
+type Fault func(http.ResponseWriter)
+
+// StartAPI starts a server for a test.
+func StartAPI(t testing.TB) *API {
+	t.Helper()
+	s := &API{pools: map[string]map[int]bool{"k8s": {900001: true}, "other": {900009: true}, "a/b": {}}}
+	s.Server = httptest.NewUnstartedServer(s)
+	s.Config.ErrorLog = log.New(io.Discard, "", 0) // clients that refuse it are part of tests
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	dir := t.TempDir()
+	s.TokenFile, s.CAFile = filepath.Join(dir, "token"), filepath.Join(dir, "ca.pem")
+	for path, data := range map[string][]byte{
+		s.TokenFile: []byte(Secret + "\n"),
+		s.CAFile:    pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}),
+	} {
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return s
+}
+
+// Fingerprint is the SHA-256 of the server's certificate.
+func (s *API) Fingerprint() [sha256.Size]byte { return sha256.Sum256(s.Certificate().Raw) }
+
+// Fail gives the next requests other answers, the first to the next, and forgets what was
+// seen.
+func (s *API) Fail(faults ...Fault) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.faults, s.requests = faults, nil
+}
+
+// Seen are the requests since the last Fail.
+func (s *API) Seen() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return strings.Join(s.requests, ", ")
+}
+
+// Members are the guests in a pool.
+func (s *API) Members(pool string) []int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Sorted(maps.Keys(s.pools[pool]))
+}
+
+// Status is a refusal.
+func Status(code int, message string) Fault {
+	return func(w http.ResponseWriter) {
+		w.WriteHeader(code)
+		fmt.Fprintf(w, `{"data":null,"message":%q}`, message+"\n")
+	}
+}
+
+// Half sends the beginning of an answer and drops the connection.
+func Half(w http.ResponseWriter) {
+	w.Header().Set("Content-Length", "1000")
+	fmt.Fprint(w, `{"data":[{"vmid":900`)
+}
+
+// HalfAfter makes the change that was asked for, and loses its answer.
+func (s *API) HalfAfter(pool string, vmid int) Fault {
+	return func(w http.ResponseWriter) { // called with mu held
+		s.pools[pool][vmid] = true
+		Half(w)
+	}
+}
+
+// Text is an answer with this body.
+func Text(body string) Fault {
+	return func(w http.ResponseWriter) { fmt.Fprint(w, body) }
+}
+
+// ServeHTTP implements [http.Handler].
+func (s *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := r.ParseForm(); err != nil {
+		panic(err)
+	}
+	s.requests = append(s.requests, strings.TrimSpace(r.Method+" "+strings.TrimPrefix(r.URL.Path, "/api2/json")+" "+r.Form.Encode()))
+	if len(s.faults) > 0 {
+		f := s.faults[0]
+		s.faults = s.faults[1:]
+		if f != nil {
+			f(w)
+			return
+		}
+	}
+	if r.Header.Get("Authorization") != "PVEAPIToken="+Secret {
+		Status(401, "no such token")(w)
+		return
+	}
+	switch r.Method + " " + r.URL.Path {
+	case "GET /api2/json/pools":
+		s.readPool(w, r.Form.Get("poolid"))
+	case "PUT /api2/json/pools":
+		s.updatePool(w, r)
+	case "GET /api2/json/cluster/resources":
+		answer(w, []map[string]any{
+			{"vmid": 900001, "node": "n1", "type": "lxc", "status": "running", "name": "web-0", "pool": "k8s", "maxmem": 1 << 40, "cpu": 0.25},
+			{"vmid": "100", "node": "n2", "type": "qemu", "status": "unknown"},
+			{"vmid": 101.0, "node": "n3", "type": "lxc"},
+		})
+	case "GET /api2/json/nodes/n1/tasks":
+		answer(w, []map[string]any{
+			{"upid": UPID, "type": "vzstop", "user": "admin@pam", "starttime": 1700000000, "endtime": 1700000005, "status": "OK", "id": "900001"},
+			{"upid": UPID, "type": "vzreboot", "user": "admin@pam", "starttime": "1700000010"},
+		})
+	case "GET /api2/json/nodes/n1/tasks/" + UPID + "/log":
+		answer(w, []map[string]any{{"n": 1, "t": "stopping"}, {"n": 2, "t": "TASK OK"}})
+	default:
+		Status(501, "Method '"+r.Method+" "+r.URL.Path+"' not implemented")(w)
+	}
+}
+
+// UPID is of the task that the API shows.
+const UPID = "UPID:n1:0001A2B3:00C0FFEE:6553F100:vzstop:900001:admin@pam:"
+
+func answer(w http.ResponseWriter, data any) {
+	if err := json.NewEncoder(w).Encode(map[string]any{"data": data}); err != nil {
+		panic(err)
+	}
+}
+
+func (s *API) readPool(w http.ResponseWriter, pool string) {
+	members, ok := s.pools[pool]
+	if !ok {
+		Status(500, "pool '"+pool+"' does not exist")(w)
+		return
+	}
+	list := []map[string]any{{"type": "storage", "id": "storage/n1/local", "node": "n1", "storage": "local"}}
+	for _, v := range slices.Sorted(maps.Keys(members)) {
+		list = append(list, map[string]any{"type": "lxc", "id": fmt.Sprint("lxc/", v), "node": "n1", "vmid": v})
+	}
+	answer(w, []map[string]any{{"poolid": pool, "members": list}})
+}
+
+// updatePool dies, as PVE does, of the first guest that is as it should become.
+func (s *API) updatePool(w http.ResponseWriter, r *http.Request) {
+	pool, ok := s.pools[r.Form.Get("poolid")]
+	if !ok {
+		Status(500, "update pools failed: pool '"+r.Form.Get("poolid")+"' does not exist")(w)
+		return
+	}
+	next := maps.Clone(pool)
+	for id := range strings.SplitSeq(r.Form.Get("vms"), ",") {
+		v, err := strconv.Atoi(id)
+		if err != nil {
+			w.WriteHeader(400)
+			fmt.Fprint(w, `{"data":null,"message":"Parameter verification failed.\n","errors":{"vms":"invalid format - value does not look like a valid VM ID\n"}}`)
+			return
+		}
+		if r.Form.Get("delete") == "1" {
+			if !next[v] {
+				Status(500, fmt.Sprintf("update pools failed: VM %d is not a pool member", v))(w)
+				return
+			}
+			delete(next, v)
+			continue
+		}
+		for name, p := range s.pools {
+			if p[v] {
+				Status(500, fmt.Sprintf("update pools failed: VM %d belongs already to pool '%s'", v, name))(w)
+				return
+			}
+		}
+		next[v] = true
+	}
+	s.pools[r.Form.Get("poolid")] = next
+	answer(w, nil)
+}
