@@ -26,7 +26,7 @@ type outage struct {
 var errKnown = errors.New("another operation found it away, and waits for its return")
 
 // check returns errKnown during an outage. Who finds the note of a dead process takes
-// it over and waits, for as long as patience, for the end.
+// it over, and waits a part of patience for an answer: it was waited for before.
 func (o outage) check(ctx context.Context, patience time.Duration) error {
 	fd, err := open(o.note, unix.O_RDWR, 0)
 	if err != nil {
@@ -36,11 +36,14 @@ func (o outage) check(ctx context.Context, patience time.Duration) error {
 	if over == nil {
 		return err
 	}
-	t := time.NewTimer(patience)
+	t := time.NewTimer(patience / 5)
 	defer t.Stop()
 	select {
-	case <-over:
-		return nil
+	case ended := <-over:
+		if ended {
+			return nil
+		}
+		return errKnown
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-t.C:
@@ -57,10 +60,11 @@ func (o outage) begin() {
 	}
 }
 
-// watch locks the note and looks for the end of the outage in the background; over
-// is closed then. It returns nil and errKnown where another process does that, and
-// nil alone where the outage has ended. It takes over fd.
-func (o outage) watch(fd int) (over <-chan struct{}, err error) {
+// watch locks the note, of which it takes over fd, and looks for the end of the outage
+// in the background; over gets what the first look finds, once the note is gone if that
+// is the end. It returns nil and errKnown where another process does that, and nil alone
+// where the outage has ended.
+func (o outage) watch(fd int) (over <-chan bool, err error) {
 	if unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) != nil {
 		unix.Close(fd)
 		return nil, errKnown
@@ -69,19 +73,26 @@ func (o outage) watch(fd int) (over <-chan struct{}, err error) {
 		unix.Close(fd)
 		return nil, nil
 	}
-	ended := make(chan struct{})
+	first := make(chan bool, 1)
 	go func() {
 		defer unix.Close(fd)
-		for pause := 5 * time.Millisecond; ; pause = min(2*pause, time.Second) {
-			if o.ended() || unlinked(fd) {
-				break
+		for pause := 5 * time.Millisecond; !o.ended(); pause = min(2*pause, time.Second) {
+			select {
+			case first <- false:
+			default:
 			}
 			sleep(context.Background(), pause)
+			if unlinked(fd) {
+				return
+			}
 		}
 		_ = remove(o.note) // before the lock goes: nobody else may have left another
-		close(ended)
+		select {
+		case first <- true:
+		default:
+		}
 	}()
-	return ended, nil
+	return first, nil
 }
 
 // ended asks the file system for something that it always has.

@@ -40,11 +40,13 @@ func (s store) quorate() bool {
 	return err == nil && info.Mode()&0o200 != 0
 }
 
-// retry runs f again while pmxcfs is restarting, until ctx ends. f must be idempotent.
+// retry runs f again while pmxcfs is restarting, until ctx ends: it returns before that,
+// to say why. f must be idempotent.
 func (s store) retry(ctx context.Context, f func() error) error {
+	deadline, bounded := ctx.Deadline()
 	for pause := 5 * time.Millisecond; ; pause = min(2*pause, 250*time.Millisecond) {
 		err := s.explain(f())
-		if !isGone(err) || !sleep(ctx, pause) {
+		if !isGone(err) || bounded && time.Now().Add(pause).After(deadline) || !sleep(ctx, pause) {
 			return err
 		}
 	}

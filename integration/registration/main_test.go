@@ -11,7 +11,10 @@ import (
 	"strings"
 	"testing"
 
+	cgroup1 "github.com/containerd/cgroups/v3/cgroup1/stats"
+	cgroup2 "github.com/containerd/cgroups/v3/cgroup2/stats"
 	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/typeurl/v2"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/pvelxc/pvelxc/integration/daemon"
@@ -187,3 +190,24 @@ func (n *node) update(t *testing.T, c *harness.Container, limit int64) {
 // configuration is the file that the harness names to containerd and so to the shims. They read it
 // anew for each container.
 func configuration() string { return filepath.Join(harness.Work, "pvelxc.toml") }
+
+// memoryLimit is what the container's statistics say is in force.
+func (n *node) memoryLimit(t *testing.T, c *harness.Container) uint64 {
+	t.Helper()
+	metric, err := c.Task.Metrics(n.Context)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := typeurl.UnmarshalAny(metric.Data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	switch m := data.(type) {
+	case *cgroup1.Metrics:
+		return m.Memory.Usage.Limit
+	case *cgroup2.Metrics:
+		return m.Memory.UsageLimit
+	}
+	t.Fatalf("statistics are a %T", data)
+	return 0
+}

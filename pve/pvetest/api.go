@@ -92,6 +92,14 @@ func Status(code int, message string) Fault {
 	}
 }
 
+// Hold keeps the request, and all that follow, until release is closed.
+func Hold(release <-chan struct{}) Fault {
+	return func(w http.ResponseWriter) {
+		<-release
+		Status(http.StatusServiceUnavailable, "held")(w)
+	}
+}
+
 // Half sends the beginning of an answer and drops the connection.
 func Half(w http.ResponseWriter) {
 	w.Header().Set("Content-Length", "1000")
