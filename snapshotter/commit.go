@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots/storage"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+	digest "github.com/opencontainers/go-digest"
 
 	"github.com/pvelxc/pvelxc/snapshotter/zfs"
 )
@@ -22,6 +23,7 @@ const propertyCommit = "pvelxc:commit"
 type commitRecord struct {
 	Name   string            `json:"name"`
 	Parent string            `json:"parent,omitempty"`
+	Chain  digest.Digest     `json:"chain,omitempty"`
 	Labels map[string]string `json:"labels,omitempty"`
 }
 
@@ -136,7 +138,10 @@ func (s *Snapshotter) intendCommit(ctx context.Context, c *commitment) error {
 		if c.seq, err = r.nextSeq(); err != nil {
 			return fmt.Errorf("number the snapshot: %w", err)
 		}
-		c.record.Name, c.record.Parent = c.name, info.Parent
+		if row.Chain, err = s.verified(ctx, r, row.Dataset, info.Parent); err != nil {
+			return err
+		}
+		c.record.Name, c.record.Parent, c.record.Chain = c.name, info.Parent, row.Chain
 		row.State, row.Pending, row.Seq = committing, newID(), c.seq
 		c.id, c.row = id, row
 		return r.putSnapshot(id, row)
@@ -177,7 +182,7 @@ func (s *Snapshotter) revertCommit(r rows, id string) error {
 	if err != nil {
 		return err
 	}
-	row.State, row.Pending, row.GUID, row.Seq = ready, "", d.GUID, 0
+	row.State, row.Pending, row.GUID, row.Seq, row.Chain = ready, "", d.GUID, 0, ""
 	return errors.Join(r.putSnapshot(id, row), r.bury(snap, seq))
 }
 

@@ -23,6 +23,9 @@ func (s *Snapshotter) Prepare(ctx context.Context, key, parent string, opts ...s
 	if err != nil {
 		return nil, err
 	}
+	if err := s.known(ctx, p); err != nil {
+		return nil, fmt.Errorf("prepare %s: %w", key, err)
+	}
 	if err := s.plan(ctx, p); err != nil {
 		return nil, fmt.Errorf("prepare %s: %w", key, err)
 	}
@@ -36,6 +39,7 @@ func (s *Snapshotter) Prepare(ctx context.Context, key, parent string, opts ...s
 			return nil, fmt.Errorf("prepare %s: %w", key, err)
 		}
 	}
+	s.applied.take(p.row.Dataset)
 	if parent != "" && !p.unpack {
 		s.recent.use(p.parentID)
 		s.wake()
@@ -49,6 +53,8 @@ type request struct {
 	opts        []snapshots.Opt
 	quota       uint64
 	unpack      bool
+	// ref is the chain id of the layer that will be unpacked, where the client tells it.
+	ref string
 
 	id, parentID string
 	from         snapshotRow // the parent's
@@ -71,6 +77,7 @@ func newRequest(key, parent string, opts []snapshots.Opt) (*request, error) {
 		}
 		p.quota = uint64(n)
 	}
+	p.ref = base.Labels[snapshots.LabelSnapshotRef]
 	p.row.UIDMap = base.Labels[snapshots.LabelSnapshotUIDMapping]
 	p.row.GIDMap = base.Labels[snapshots.LabelSnapshotGIDMapping]
 	if (p.row.UIDMap == "") != (p.row.GIDMap == "") {
@@ -120,7 +127,7 @@ func (s *Snapshotter) lease(r rows, p *request) (bool, error) {
 		return false, nil
 	}
 	d, ok, err := r.dataset(p.from.Dataset)
-	if err != nil || !ok || d.Lease != "" || d.Dirty || d.Quota || d.last() != p.parentID {
+	if err != nil || !ok || d.Lease != "" || d.Dirty || d.Quota || d.last() != p.parentID || s.applied.busy(p.from.Dataset) {
 		return false, err
 	}
 	d.Lease = p.id

@@ -234,6 +234,6 @@ func (r *recovery) add(ctx context.Context, t rows, f found) error {
 	r.names[f.record.Name] = f
 	r.result.Layers = append(r.result.Layers, f.record.Name)
 	d.Chain = append(d.Chain, made.ID)
-	row := snapshotRow{State: ready, Dataset: dataset, Snap: snap, GUID: f.GUID, Seq: f.CreateTXG, Objects: objects}
+	row := snapshotRow{State: ready, Dataset: dataset, Snap: snap, GUID: f.GUID, Seq: f.CreateTXG, Objects: objects, Chain: f.record.Chain}
 	return errors.Join(t.putDataset(dataset, d), t.putSnapshot(made.ID, row))
 }

@@ -46,10 +46,10 @@ func TestRecover(t *testing.T) {
 	h.must(err)
 	h.must(os.WriteFile(half[0].Source+"/half", nil, 0o600))
 	want := h.known()
+	dataset := strings.TrimPrefix(h.head("n/1/extract-half x"), under+"/")
 	h.must(h.Close())
 	before := h.objects()
 	// Somebody's dataset, somebody's snapshot, and snapshots that lie.
-	dataset, _, _ := strings.Cut(before[0], "@")
 	h.must(h.b.Create(ctx, under+"/mine", nil))
 	h.must(h.b.Snapshot(ctx, under+"/"+dataset+"@autosnap", nil))
 	h.must(h.b.Snapshot(ctx, under+"/"+dataset+"@lie1", map[string]string{"pvelxc:commit": `{"name":"x","parent":"e"}`}))

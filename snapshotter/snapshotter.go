@@ -61,6 +61,10 @@ type Options struct {
 	// WarmLayers, WarmClones and ForeignSnapshots are the Tuning to begin with.
 	WarmLayers, WarmClones int
 	ForeignSnapshots       Foreign
+	// ShareLayers answers a client that is about to unpack a layer that another of containerd's namespaces has unpacked with
+	// ErrAlreadyExists. The namespace then has the snapshot without the blob: it runs containers, and cannot push or
+	// save the image.
+	ShareLayers bool
 	// Release, when not nil, is told of a dataset that is about to be destroyed or rolled back, so that whoever of us has it
 	// mounted lets go of it.
 	Release func(dataset string)
@@ -88,9 +92,10 @@ type Snapshotter struct {
 	closed atomic.Bool
 
 	// passes holds a token while no pass of the worker or Cleanup runs. Requests never take it.
-	passes chan struct{}
-	recent recent
-	tuning atomic.Pointer[Tuning]
+	passes  chan struct{}
+	recent  recent
+	tuning  atomic.Pointer[Tuning]
+	applied applied
 
 	stats Stats
 }
@@ -105,6 +110,8 @@ type Stats struct {
 	// WarmHits and WarmMisses count containers' Prepares with and without a waiting clone; Leases those of layers
 	// that went on a head.
 	WarmHits, WarmMisses, Leases atomic.Uint64
+	// Shared counts layers that were there already.
+	Shared atomic.Uint64
 	// Destroyed counts datasets and snapshots, Busy attempts that found them in use.
 	Destroyed, Busy atomic.Uint64
 }
@@ -134,12 +141,13 @@ func Open(ctx context.Context, opts Options) (*Snapshotter, error) {
 		return nil, fmt.Errorf("open the metadata: %w", err)
 	}
 	s := &Snapshotter{
-		opts:   opts,
-		b:      opts.Backend,
-		ms:     ms,
-		under:  opts.Root + "/s",
-		kick:   make(chan struct{}, 1),
-		passes: make(chan struct{}, 1),
+		opts:    opts,
+		b:       opts.Backend,
+		ms:      ms,
+		under:   opts.Root + "/s",
+		kick:    make(chan struct{}, 1),
+		passes:  make(chan struct{}, 1),
+		applied: applied{datasets: map[string]*writes{}},
 	}
 	s.passes <- struct{}{}
 	s.tuning.Store(&tuning)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/snapshots/storage"
+	digest "github.com/opencontainers/go-digest"
 	bolt "go.etcd.io/bbolt"
 )
 
@@ -38,6 +39,8 @@ type snapshotRow struct {
 	Seq uint64 `json:",omitempty"`
 	// Objects counts the inodes at commit, or of an active one those it began with.
 	Objects uint64 `json:",omitempty"`
+	// Chain is the chain id of a committed layer that was verified here; "" of others.
+	Chain digest.Digest `json:",omitempty"`
 	// UIDMap and GIDMap are those of the labels of containerd's remap-ids.
 	UIDMap, GIDMap string `json:",omitempty"`
 }

@@ -182,7 +182,7 @@ func (s *Snapshotter) rollbackHeads(ctx context.Context) error {
 			waits[zfs.Dataset(name)] = true
 		}
 		for name, d := range datasets {
-			if !d.Dirty || d.Lease != "" || waits[name] || d.last() == "" {
+			if !d.Dirty || d.Lease != "" || waits[name] || d.last() == "" || s.applied.busy(name) {
 				continue
 			}
 			row, ok, err := r.snapshot(d.last())

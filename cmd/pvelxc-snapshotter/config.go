@@ -41,6 +41,8 @@ type config struct {
 	WarmLayers       int                 `toml:"warm_layers"`
 	WarmClones       int                 `toml:"warm_clones"`
 	ForeignSnapshots snapshotter.Foreign `toml:"foreign_snapshots"`
+	// ShareLayers is that of snapshotter.Options.
+	ShareLayers bool `toml:"share_layers"`
 }
 
 func defaultConfig() config {

@@ -103,7 +103,7 @@ func TestShippedConfig(t *testing.T) {
 		}
 	}
 	got, err := parse("x.toml", []byte(strings.Join(lines, "\n")))
-	if err != nil || got != want || settings != 9 {
+	if err != nil || got != want || settings != 10 {
 		t.Errorf("%d defaults in comments: %+v, %v; want %+v", settings, got, err, want)
 	}
 }

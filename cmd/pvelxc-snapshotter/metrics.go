@@ -75,6 +75,7 @@ func (m *metrics) count(s *snapshotter.Stats, b zfs.Backend) {
 		{"warm_hits_total", "Containers that got a waiting clone.", s.WarmHits.Load},
 		{"warm_misses_total", "Containers for which a clone had to be made.", s.WarmMisses.Load},
 		{"leases_total", "Layers unpacked onto their parent's own dataset.", s.Leases.Load},
+		{"shared_total", "Layers that were there already, verified, and were not unpacked again.", s.Shared.Load},
 		{"destroyed_total", "Datasets and snapshots destroyed.", s.Destroyed.Load},
 		{"busy_total", "Attempts to destroy what was in use.", s.Busy.Load},
 		{"execs_total", "Commands of ZFS that were run; none with the ioctl backend.", execs},

@@ -183,7 +183,7 @@ func TestDashboards(t *testing.T) {
 		}
 	}
 	for name := range all {
-		if strings.HasPrefix(name, prefix) && !used[name] && !used[name+"_bucket"] && name != prefix+"busy_total" && name != prefix+"pool_state_info" {
+		if strings.HasPrefix(name, prefix) && !used[name] && !used[name+"_bucket"] && name != prefix+"busy_total" && name != prefix+"shared_total" && name != prefix+"pool_state_info" {
 			t.Errorf("%s is on no dashboard", name)
 		}
 	}

@@ -53,7 +53,7 @@ func serve(ctx context.Context, file string, c config) (err error) {
 	undo = append(undo, func() error { trees.Close(); return nil })
 	sn, err := snapshotter.Open(ctx, snapshotter.Options{
 		Root: c.Root, Dir: c.State, Backend: b, WarmLayers: c.WarmLayers, WarmClones: c.WarmClones,
-		ForeignSnapshots: c.ForeignSnapshots, Release: trees.Release, Observe: m.observe,
+		ForeignSnapshots: c.ForeignSnapshots, ShareLayers: c.ShareLayers, Release: trees.Release, Observe: m.observe,
 	})
 	if err != nil {
 		return err
@@ -89,19 +89,20 @@ func serve(ctx context.Context, file string, c config) (err error) {
 	log.G(ctx).WithField("backend", b.Name()).WithField("dataset", c.Root).WithField("address", l.Addr()).Info("serving")
 	notify(ctx, daemon.SdNotifyReady)
 	err = service.Serve(ctx, l, service.Services{
-		Snapshotter: sn, Differ: newDiffer(trees, containerd, b, m), Healthy: func() error { return zfs.CheckPool("/proc", pool) },
+		Snapshotter: sn, Differ: newDiffer(trees, containerd, b, sn, m), Healthy: func() error { return zfs.CheckPool("/proc", pool) },
 	})
 	notify(ctx, daemon.SdNotifyStopping)
 	return err
 }
 
-func newDiffer(trees *mounts.Pool, containerd *grpc.ClientConn, b zfs.Backend, m *metrics) *diff.Differ {
+func newDiffer(trees *mounts.Pool, containerd *grpc.ClientConn, b zfs.Backend, sn *snapshotter.Snapshotter, m *metrics) *diff.Differ {
 	return diff.New(diff.Options{
 		Mounts: trees, Content: contentproxy.NewContentStore(containerd), Leases: leasesproxy.NewLeaseManager(leasesapi.NewLeasesClient(containerd)),
 		Descends: func(ctx context.Context, lower, upper mount.Mount) bool {
 			return zfs.Descends(ctx, b, lower.Source, upper.Source)
 		},
-		Observe: m.observe,
+		Applying: sn.Applying,
+		Observe:  m.observe,
 	})
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 
@@ -34,6 +35,9 @@ type Options struct {
 	// Descends says whether the upper mount shows a later state of the very tree that the lower one shows
 	// (layer.CompareOptions). nil: never.
 	Descends func(ctx context.Context, lower, upper mount.Mount) bool
+	// Applying, when not nil, is told of the begin of each Apply, with the source of its mount; the result is called at
+	// its end, with the digest of the layer or "".
+	Applying func(source string) (done func(digest.Digest))
 	// Observe, when not nil, is told of every operation: its name, duration and result.
 	Observe func(op string, took time.Duration, err error)
 }
@@ -85,6 +89,15 @@ func (d *Differ) Apply(ctx context.Context, desc ocispec.Descriptor, list []moun
 		return applied, fmt.Errorf("apply %s: %w", desc.Digest, err)
 	}
 	defer done()
+	if d.o.Applying != nil {
+		told := d.o.Applying(list[0].Source)
+		defer func() {
+			if err != nil {
+				applied.Digest = ""
+			}
+			told(applied.Digest)
+		}()
+	}
 	if ctx, err = outgoing(ctx); err != nil {
 		return applied, fmt.Errorf("apply %s: %w", desc.Digest, err)
 	}
