@@ -38,7 +38,7 @@ fi
 root=$(mktemp -d "$PWD/out/package-root.XXXXXX")
 trap 'rm -rf --one-file-system "$root"' EXIT
 cp -a --reflink=auto "$tree/." "$root/"
-in() { chroot "$root" env LC_ALL=C DEBIAN_FRONTEND=noninteractive "$@"; }
+inside() { chroot "$root" env LC_ALL=C DEBIAN_FRONTEND=noninteractive "$@"; }
 cp "$deb" "$root/pvelxc.deb"
 # An older version for the upgrade: the same files under a lower number.
 old=$(mktemp -d)
@@ -53,10 +53,10 @@ before=$(listing)
 programs() {
 	local program
 	for program in $(make --no-print-directory programs); do [[ -x $root/usr/bin/$program ]] || { echo "no $program"; return 1; }; done
-	in pvelxc version | grep -F "pvelxc "
-	in containerd-shim-pvelxc-v2 -v | grep -F io.containerd.pvelxc.v2
-	! in ldd /usr/bin/pvelxc-monitor | grep "not found"
-	! in ldd /usr/bin/pvelxc-seccomp | grep "not found"
+	inside pvelxc version | grep -F "pvelxc "
+	inside containerd-shim-pvelxc-v2 -v | grep -F io.containerd.pvelxc.v2
+	! inside ldd /usr/bin/pvelxc-monitor | grep "not found"
+	! inside ldd /usr/bin/pvelxc-seccomp | grep "not found"
 }
 settings() {
 	mkdir -p "$root/etc/pvelxc" "$root/var/lib/pvelxc-snapshotter"
@@ -69,13 +69,13 @@ kept() {
 	grep -x "# mine" "$root/etc/apparmor.d/pvelxc-container"
 }
 purged() {
-	in dpkg --purge pvelxc
+	inside dpkg --purge pvelxc
 	[[ $(cat "$root/var/lib/pvelxc-snapshotter/metadata.db") == data ]]
 	rm -r "$root/var/lib/pvelxc-snapshotter"
 	diff <(echo "$before") <(listing)
 }
 
-check "installed" in dpkg -i /before.deb
+check "installed" inside dpkg -i /before.deb
 check "its programs run" programs
 # systemd looks for a program by its name in these directories, too.
 units() {
@@ -85,12 +85,12 @@ units() {
 	done < <(sed -n 's/^Exec\(Start\|StartPre\)=\([^ ]*\).*/\2/p' "$root"/usr/lib/systemd/system/pvelxc*)
 }
 check "the programs of the units are there" units
-check "the man page is found" in man -w pvelxc-doctor
+check "the man page is found" inside man -w pvelxc-doctor
 settings
-check "upgraded" in dpkg --force-confold -i /pvelxc.deb
+check "upgraded" inside dpkg --force-confold -i /pvelxc.deb
 check "an administrator's settings are kept" kept
-check "installed again" in dpkg --force-confold -i /pvelxc.deb
-check "removed" in dpkg -r pvelxc
+check "installed again" inside dpkg --force-confold -i /pvelxc.deb
+check "removed" inside dpkg -r pvelxc
 check "removed, and the settings are kept" kept
 check "purged, and nothing but the snapshotter's database is left" purged
 echo "1..$count"

@@ -21,12 +21,15 @@ rm -rf "$share" "$vm/results"
 booted=
 trap 'rm -rf "$share"' EXIT
 trap '[ -z "$booted" ] || kill "$booted" 2>/dev/null; wait; exit 143' HUP INT TERM
-mkdir -p "$share"/{bin,peers,go,results,suites/systemd}
+mkdir -p "$share"/{bin,peers,go,deb,results,suites/systemd}
 cp -r "$here/guest" "$share/"
 [ ! -d "$repo/bin" ] || cp -rT "$repo/bin" "$share/bin"
 for peer in "$repo"/out/peers/*/; do
 	if [ -e "$peer/.done" ]; then cp -r "$peer" "$share/peers/"; fi
 done
+
+cp -r "$repo/dist/apparmor" "$share/"
+find "$repo/dist/out" -name '*.deb' -exec cp -t "$share/deb" {} + 2>/dev/null || :
 
 wanted=" $* "
 for suite in "$here"/suites/*.sh "$here"/suites/systemd/*.sh; do
@@ -46,6 +49,8 @@ while read -r package kind; do
 		die "the tests of $package do not compile"
 	[ ! -d "$repo/$package/testdata" ] || cp -r "$repo/$package/testdata" "$target/"
 done <"$here/packages"
+
+CGO_ENABLED=0 go build -C "$repo/integration" -trimpath -o "$share/go/pmxcfs" ./cmd/pmxcfs || die "pmxcfs does not compile"
 
 # A boot that fails shows as suites without a status.
 run() { # PREFIX DIR [OPTION...]: boot once for the suites of DIR, if any

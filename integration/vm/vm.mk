@@ -6,7 +6,8 @@ vm: ## build the test VM: Debian 13 with real OpenZFS, LXC 6, systemd, AppArmor,
 	@$(VM)/build.sh
 
 test-vm: vm build ## run the suites of integration/vm/suites in the VM
-	@$(PEERS) containerd runc
+	@$(PEERS) containerd runc nerdctl
+	@$(MAKE) --no-print-directory packages ARCH=$$(dpkg --print-architecture)
 	@$(VM)/test.sh
 
 clean-vm: ## remove the test VM and its caches

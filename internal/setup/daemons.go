@@ -21,11 +21,7 @@ func (s *Setup) want() ctrd.Want {
 	if s.Dataset == "" {
 		return ctrd.Want{}
 	}
-	w := ctrd.Want{Socket: snapshotterSocket}
-	if s.Exists(exportsRoot) {
-		w.Exports = exportsRoot
-	}
-	return w
+	return ctrd.Want{Socket: snapshotterSocket, Exports: exportsRoot}
 }
 
 func (s *Setup) planContainerd(ctx context.Context) (string, error) {

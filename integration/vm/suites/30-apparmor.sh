@@ -1,0 +1,110 @@
+#!/bin/bash
+# The AppArmor profiles that ship: the kernel takes them, and enforces them in containers of the shim.
+# limit: 600 s
+. "$VM_TAP"
+
+work=/var/tmp/apparmor
+export PATH=$PVELXC_BIN:$PATH PVELXC_CONFIG=$work/config.toml
+ctr() { command ctr -a "$TMPDIR/sock" "$@"; }
+parser() { apparmor_parser --skip-cache --base /etc/apparmor.d --Include "$VM_APPARMOR" "$@"; }
+finish() {
+	[ -z "${daemon:-}" ] || { kill "$daemon"; wait "$daemon"; }
+	for profile in pvelxc-container pvelxc-snapshotter; do parser --remove "$VM_APPARMOR/$profile"; done
+	rm -rf --one-file-system "$work"
+	find /sys/fs/cgroup/pvelxc.pivot /sys/fs/cgroup/pvelxc.monitor /sys/fs/cgroup/default -depth -type d -exec rmdir {} +
+	tap_end
+}
+trap 'finish 2>/dev/null' EXIT
+
+mkdir -p "$work"/{registered,rootfs/{bin,dev,etc,proc,sys,tmp,mnt}}
+cp /bin/busybox "$work/rootfs/bin/"
+for applet in cat echo sh sleep mount umount head; do ln -s busybox "$work/rootfs/bin/$applet"; done
+printf 'version = 1\n[pve]\nroot = "%s"\n' "$work/registered" >"$work/config.toml"
+cat >"$TMPDIR/containerd.toml" <<-C
+	version = 2
+	root = "$work/root"
+	state = "$TMPDIR/state"
+	disabled_plugins = ["io.containerd.grpc.v1.cri"]
+	[grpc]
+	address = "$TMPDIR/sock"
+C
+/usr/bin/containerd -c "$TMPDIR/containerd.toml" >"$TMPDIR/log" 2>&1 &
+daemon=$!
+poll 60 ctr version >/dev/null
+
+loaded() {
+	parser --replace "$VM_APPARMOR/pvelxc-container"
+	parser --replace "$VM_APPARMOR/pvelxc-snapshotter"
+	for profile in pvelxc-container pvelxc-container-nesting pvelxc-snapshotter; do
+		grep -x "$profile (enforce)" /sys/kernel/security/apparmor/profiles
+	done
+}
+
+# confined PROFILE SCRIPT: the output of a script in a container that has every capability and no mask, so that nothing
+# but the profile can stand in its way.
+serial=0
+confined() {
+	serial=$((serial + 1))
+	ctr run --rm --privileged --apparmor-profile "$1" --runtime io.containerd.pvelxc.v2 --rootfs "$work/rootfs" \
+		"c$serial-$BASHPID" /bin/sh -c "$2" 2>&1
+}
+
+# Each line is one attempt and what came of it.
+attempts='
+try() { name=$1; shift; if "$@" 2>/dev/null; then echo "$name yes"; else echo "$name no"; fi; }
+put() { echo "$1" >"$2"; }
+cat /proc/self/attr/current
+try tmpfs mount -t tmpfs none /mnt
+try umount umount /mnt
+try proc mount -t proc none /mnt
+try sysfs mount -t sysfs none /mnt
+try debugfs mount -t debugfs none /mnt
+try bindproc mount --bind /proc/sys /mnt
+try overproc mount -t tmpfs none /proc/sys
+try remount mount -o remount,rw /proc
+try sysrq put h /proc/sysrq-trigger
+try corepattern put core /proc/sys/kernel/core_pattern
+try kcore head -c 4 /proc/kcore >/dev/null
+try file put x /tmp/file
+'
+unconfined() {
+	local out
+	out=$(confined unconfined "$attempts")
+	echo "$out"
+	for name in tmpfs umount proc sysfs sysrq corepattern file; do grep -x "$name yes" <<<"$out"; done
+}
+container() {
+	local out name
+	out=$(confined pvelxc-container "$attempts")
+	echo "$out"
+	grep -x "pvelxc-container (enforce)" <<<"$out"
+	for name in tmpfs umount file; do grep -x "$name yes" <<<"$out"; done
+	for name in proc sysfs debugfs bindproc overproc remount sysrq corepattern kcore; do grep -x "$name no" <<<"$out"; done
+}
+nesting() {
+	local out name
+	out=$(confined pvelxc-container-nesting "$attempts")
+	echo "$out"
+	for name in tmpfs proc sysfs file; do grep -x "$name yes" <<<"$out"; done
+	for name in debugfs sysrq corepattern kcore; do grep -x "$name no" <<<"$out"; done
+}
+an_exec() {
+	ctr run --detach --null-io --privileged --apparmor-profile pvelxc-container --runtime io.containerd.pvelxc.v2 --rootfs "$work/rootfs" ex /bin/sleep 1000
+	trap 'ctr tasks rm -f ex; ctr containers rm ex' EXIT
+	local out
+	out=$(ctr tasks exec --exec-id one ex /bin/sh -c 'cat /proc/self/attr/current; echo h >/proc/sysrq-trigger || echo denied' 2>&1)
+	echo "$out"
+	grep "pvelxc-container (enforce)" <<<"$out"
+	grep -x denied <<<"$out"
+}
+unloaded() {
+	! confined pvelxc-no-such-profile 'echo ran' | tee "$TMPDIR/out" | grep -x ran
+	grep pvelxc-no-such-profile "$TMPDIR/out"
+}
+
+check "the kernel takes the profiles" loaded
+check "without a profile, a privileged container can do what the next one must not" unconfined
+check "pvelxc-container: no mount of /proc or /sys, no write to sysrq-trigger" container
+check "pvelxc-container-nesting: those mounts, and still none of the host's" nesting
+check "an exec is confined as its container is" an_exec
+check "a profile that is not loaded is refused by name" unloaded
