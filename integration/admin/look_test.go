@@ -3,9 +3,12 @@ package admin
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/pvelxc/pvelxc/integration/harness"
 	"github.com/pvelxc/pvelxc/integration/image"
@@ -153,5 +156,36 @@ func TestExplain(t *testing.T) {
 	out, errs, err := a.try("explain", broken)
 	if err == nil || !strings.Contains(out, "process.cwd: ") || !strings.Contains(out, "process.commandLine: ") || !strings.Contains(errs, "process.cwd") {
 		t.Errorf("explain of a bundle that is refused: %v\n%s\n%s", err, out, errs)
+	}
+}
+
+// A support bundle has what a report needs, and no secret of a container.
+func TestSupportBundle(t *testing.T) {
+	a := on(t)
+	c := a.Start(t, harness.Shell("echo ARGUMENTSECRET >/dev/null; sleep 1000"), harness.Edit(func(s *specs.Spec) {
+		s.Process.Env = append(s.Process.Env, "PASSWORD=ENVSECRET")
+		s.Annotations = map[string]string{"example.com/note": "NOTESECRET"}
+	}))
+	archive := filepath.Join(t.TempDir(), "b.tar.gz")
+	a.run("support-bundle", "--output", archive)
+	out, err := exec.Command("tar", "-xzOf", archive).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, secret := range []string{"ARGUMENTSECRET", "ENVSECRET", "NOTESECRET"} {
+		if strings.Contains(string(out), secret) {
+			t.Errorf("%s is in the bundle", secret)
+		}
+	}
+	for _, want := range []string{c.ID(), "lxc.rootfs.path", "runtime-handler"} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("no %s in the bundle", want)
+		}
+	}
+	if info, err := os.Stat(archive); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+	if _, errs, err := a.try("support-bundle", "--output", archive); err == nil || !strings.Contains(errs, "hint: --output") {
+		t.Errorf("an existing file was overwritten: %v %s", err, errs)
 	}
 }
