@@ -1,11 +1,15 @@
 package snapshotter_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 
@@ -13,7 +17,24 @@ import (
 	"github.com/pvelxc/pvelxc/snapshotter/zfs"
 )
 
-// These are defects that a snapshotter on ZFS is known to have had. Each test is one.
+// These are defects that a snapshotter on ZFS is known to have had, and the tests that they are not here. Those "on a
+// pool" run in the VM, on real ZFS.
+//
+//	a failed Prepare keeps the database's transaction, and all wait for ever    TestFailedPrepareBlocksNobody
+//	the mounts of a view are read-write                                         TestViewIsReadOnly
+//	Remove fails where the dataset is gone, and garbage collection with it      TestRemoveWhatIsGone
+//	a snapshot of a backup tool's blocks Remove                                 TestForeignSnapshots
+//	Remove unmounts and destroys a live root file system                        TestRemoveWhatIsMounted, on a pool TestOnPool
+//	Remove is not atomic; nothing reconciles after a crash                      TestCrash, TestOrphans, and every fault point: faults_test.go
+//	no Cleaner                                                                  service: TestServe
+//	ZFS works under the database's lock, and under containerd's                 TestNoLockAcrossZFS
+//	Usage counts descendants, and is stale                                      TestUsageIsItsOwn, on a pool TestUsageOnPool
+//	inodes are -1, which CRI makes 2^64-1                                       TestInodesAreNeverNegative
+//	the context is ignored                                                      TestCallerGivesUp
+//	no quota, no id maps, no capabilities                                       TestLabels, TestRemapIDs; integration/snapshotter: TestDropIns
+//	no metrics                                                                  cmd/pvelxc-snapshotter: TestMetrics
+//	Usage of 1,000 containers is 1,000 commands, every 10 s                     TestOperationsOfZFS, on a pool TestCountsOnPool
+//	Prepare, Commit and Remove are 2 to 4 commands and 1 to 3 txgs each         TestTransactionGroups, on a pool TestCountsOnPool
 
 // A failed Prepare must not keep the database's transaction.
 func TestFailedPrepareBlocksNobody(t *testing.T) {
@@ -169,6 +190,48 @@ func TestInodesAreNeverNegative(t *testing.T) {
 		h.must(err)
 		if u.Inodes < 0 || u.Size < 0 {
 			t.Errorf("%s: %+v", key, u)
+		}
+	}
+}
+
+// What is made of a snapshot is not counted as the snapshot's, and what is written to a container counts at once after
+// ZFS has written it.
+func TestUsageIsItsOwn(t *testing.T) {
+	h := open(t, nil, "")
+	h.chain("a", "b")
+	before, err := h.Usage(t.Context(), "b")
+	h.must(err)
+	for i := range 3 {
+		m, err := h.Prepare(t.Context(), fmt.Sprint("c", i), "b")
+		h.must(err)
+		h.must(os.WriteFile(m[0].Source+"/much", make([]byte, 1<<20), 0o600))
+	}
+	after, err := h.Usage(t.Context(), "b")
+	h.must(err)
+	h.same("usage of a layer with containers", after, before)
+	u, err := h.Usage(t.Context(), "c1")
+	h.must(err)
+	h.same("usage of a container", u, snapshots.Usage{Inodes: 1, Size: 1 << 20})
+}
+
+// A client that wants mapped ids where they cannot be had is told so, and what to do.
+func TestRemapIDs(t *testing.T) {
+	var why error
+	h := open(t, nil, "", func(o *snapshotter.Options) { o.RemapIDs = func() error { return why } })
+	h.chain("a")
+	labels := snapshots.WithLabels(map[string]string{snapshots.LabelSnapshotUIDMapping: "0:100000:65536", snapshots.LabelSnapshotGIDMapping: "0:100000:65536"})
+	m, err := h.Prepare(t.Context(), "mapped", "a", labels)
+	h.must(err)
+	if !slices.Contains(m[0].Options, "uidmap=0:100000:65536") {
+		t.Errorf("options %v", m[0].Options)
+	}
+	why = errors.New("an old kernel")
+	for name, fn := range map[string]func(context.Context, string, string, ...snapshots.Opt) ([]mount.Mount, error){"prepare": h.Prepare, "view": h.View} {
+		if _, err := fn(t.Context(), name, "a", labels); !errdefs.IsNotImplemented(err) || !strings.Contains(err.Error(), "remap-ids") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := fn(t.Context(), name, "a"); err != nil {
+			t.Errorf("%s without: %v", name, err)
 		}
 	}
 }

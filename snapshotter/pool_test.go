@@ -275,3 +275,56 @@ func TestRecoverOnPool(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestUsageOnPool: what was written counts when it is on disk, and not twice.
+func TestUsageOnPool(t *testing.T) {
+	pool(t)
+	b := backend(t, "ioctl")
+	s, err := snapshotter.Open(t.Context(), snapshotter.Options{Root: "suite/pvelxc", Dir: t.TempDir(), Backend: b})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	ctx := t.Context()
+	fill := func(key, parent string) {
+		t.Helper()
+		m, err := s.Prepare(ctx, key, parent)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir := t.TempDir()
+		if err := mount.All(m, dir); err != nil {
+			t.Fatal(err)
+		}
+		defer mount.UnmountAll(dir, 0)
+		data := make([]byte, 1<<20)
+		for i := range data {
+			data[i] = byte(i * i >> 3)
+		}
+		for i := range 5 {
+			if err := os.WriteFile(fmt.Sprintf("%s/%s%d", dir, strings.ReplaceAll(key, "/", "_"), i), data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := b.Sync(ctx, "suite"); err != nil {
+			t.Fatal(err)
+		}
+		u, err := s.Usage(ctx, key)
+		if err != nil || u.Inodes != 5 || u.Size < 64<<10 || u.Size > 20<<20 {
+			t.Errorf("%s: %+v, %v", key, u, err)
+		}
+	}
+	fill("default/1/extract-1 a", "")
+	if err := s.Commit(ctx, "a", "default/1/extract-1 a"); err != nil {
+		t.Fatal(err)
+	}
+	before, err := s.Usage(ctx, "a")
+	if err != nil || before.Inodes != 5 {
+		t.Errorf("%+v, %v", before, err)
+	}
+	fill("c1", "a")
+	fill("c2", "a")
+	if after, err := s.Usage(ctx, "a"); err != nil || after != before {
+		t.Errorf("a layer's usage with containers is %+v, %v; was %+v", after, err, before)
+	}
+}

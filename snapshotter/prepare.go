@@ -19,7 +19,7 @@ import (
 // Prepare makes an active snapshot: on the parent's own head for a layer that is unpacked onto it, else a clone.
 func (s *Snapshotter) Prepare(ctx context.Context, key, parent string, opts ...snapshots.Opt) (m []mount.Mount, err error) {
 	defer s.observe("prepare", time.Now(), &err)
-	p, err := newRequest(key, parent, opts)
+	p, err := s.request(key, parent, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -62,7 +62,7 @@ type request struct {
 	leased       bool
 }
 
-func newRequest(key, parent string, opts []snapshots.Opt) (*request, error) {
+func (s *Snapshotter) request(key, parent string, opts []snapshots.Opt) (*request, error) {
 	p := &request{key: key, parent: parent, opts: opts}
 	var base snapshots.Info
 	for _, o := range opts {
@@ -82,6 +82,12 @@ func newRequest(key, parent string, opts []snapshots.Opt) (*request, error) {
 	p.row.GIDMap = base.Labels[snapshots.LabelSnapshotGIDMapping]
 	if (p.row.UIDMap == "") != (p.row.GIDMap == "") {
 		return nil, fmt.Errorf("prepare %s: one of the labels for uid and gid mappings without the other: %w", key, errdefs.ErrInvalidArgument)
+	}
+	if p.row.UIDMap != "" && s.opts.RemapIDs != nil {
+		if err := s.opts.RemapIDs(); err != nil {
+			return nil, fmt.Errorf("prepare %s with mapped ids (hint: take remap-ids out of the capabilities of [proxy_plugins.pvelxc]; then containerd changes every file's owner): %w: %w",
+				key, err, errdefs.ErrNotImplemented)
+		}
 	}
 	// containerd's metadata puts "namespace/number/" before a client's key.
 	p.unpack = strings.HasPrefix(key[strings.LastIndexByte(key, '/')+1:], snapshots.UnpackKeyPrefix+"-")
@@ -256,7 +262,7 @@ func (s *Snapshotter) undo(ctx context.Context, p *request, cause error) error {
 // View makes a read-only view: the parent's ZFS snapshot itself, so nothing is made.
 func (s *Snapshotter) View(ctx context.Context, key, parent string, opts ...snapshots.Opt) (m []mount.Mount, err error) {
 	defer s.observe("view", time.Now(), &err)
-	p, err := newRequest(key, parent, opts)
+	p, err := s.request(key, parent, opts)
 	if err != nil {
 		return nil, err
 	}

@@ -65,6 +65,8 @@ type Options struct {
 	// ErrAlreadyExists. The namespace then has the snapshot without the blob: it runs containers, and cannot push or
 	// save the image.
 	ShareLayers bool
+	// RemapIDs, when not nil, says why datasets cannot be mounted with mapped ids, which is asked when a client wants it.
+	RemapIDs func() error
 	// Release, when not nil, is told of a dataset that is about to be destroyed or rolled back, so that whoever of us has it
 	// mounted lets go of it.
 	Release func(dataset string)

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -151,6 +152,53 @@ func TestTransactionGroups(t *testing.T) {
 	})
 	h.must(h.Remove(ctx, "v"))
 	h.b.Inject(nil)
+}
+
+// What each operation asks of ZFS is the product's promise as well: most ask nothing, and none lists.
+func TestOperationsOfZFS(t *testing.T) {
+	h := open(t, nil, "", func(o *snapshotter.Options) { o.WarmLayers, o.WarmClones = 2, 1 })
+	ctx := t.Context()
+	h.chain("a", "b")
+	_, err := h.Prepare(ctx, "first", "b")
+	h.must(err)
+	h.must(h.Cleanup(ctx))
+	for _, c := range []struct {
+		what string
+		fn   func() error
+		want []string
+	}{
+		{"prepare on a head", func() error { _, err := h.Prepare(ctx, "n/1/extract-1 c", "b"); return err }, []string{"stat", "stat"}},
+		{"mounts", func() error { _, err := h.Mounts(ctx, "n/1/extract-1 c"); return err }, []string{"stat"}},
+		{"commit", func() error { return h.Commit(ctx, "c", "n/1/extract-1 c") }, []string{"snapshot", "stat", "count objects of"}},
+		{"prepare warm", func() error { _, err := h.Prepare(ctx, "warm", "b"); return err }, nil},
+		{"prepare cold", func() error { _, err := h.Prepare(ctx, "cold", "a"); return err }, []string{"stat", "clone", "stat"}},
+		{"view", func() error { _, err := h.View(ctx, "view", "a"); return err }, nil},
+		{"usage of a container", func() error { _, err := h.Usage(ctx, "cold"); return err }, []string{"stat", "count objects of"}},
+		{"usage of a layer", func() error { _, err := h.Usage(ctx, "a"); return err }, nil},
+		{"usage of a view", func() error { _, err := h.Usage(ctx, "view"); return err }, nil},
+		{"stat", func() error { _, err := h.Stat(ctx, "a"); return err }, nil},
+		{"walk", func() error { return h.Walk(ctx, func(context.Context, snapshots.Info) error { return nil }) }, nil},
+		{"remove a view", func() error { return h.Remove(ctx, "view") }, nil},
+	} {
+		// The worker has its own to do after some of these, which is not the caller's.
+		resume := h.Pause()
+		var mu sync.Mutex
+		var got []string
+		h.b.Inject(func(op, _ string) error {
+			mu.Lock()
+			defer mu.Unlock()
+			got = append(got, op)
+			return nil
+		})
+		if err := c.fn(); err != nil {
+			t.Errorf("%s: %v", c.what, err)
+		}
+		mu.Lock()
+		h.same(c.what, got, c.want)
+		mu.Unlock()
+		h.b.Inject(nil)
+		resume()
+	}
 }
 
 func TestWarmRemoveTouchesNothing(t *testing.T) {

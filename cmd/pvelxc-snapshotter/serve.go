@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 
 	leasesapi "github.com/containerd/containerd/api/services/leases/v1"
@@ -51,9 +52,10 @@ func serve(ctx context.Context, file string, c config) (err error) {
 	b := zfs.Metered(raw, m.meter)
 	trees := mounts.New(mounts.Datasets(c.Root + "/s"))
 	undo = append(undo, func() error { trees.Close(); return nil })
+	remap := sync.OnceValue(func() error { return mounts.CheckIDMap(c.Root) })
 	sn, err := snapshotter.Open(ctx, snapshotter.Options{
 		Root: c.Root, Dir: c.State, Backend: b, WarmLayers: c.WarmLayers, WarmClones: c.WarmClones,
-		ForeignSnapshots: c.ForeignSnapshots, ShareLayers: c.ShareLayers, Release: trees.Release, Observe: m.observe,
+		ForeignSnapshots: c.ForeignSnapshots, ShareLayers: c.ShareLayers, RemapIDs: remap, Release: trees.Release, Observe: m.observe,
 	})
 	if err != nil {
 		return err
@@ -71,6 +73,9 @@ func serve(ctx context.Context, file string, c config) (err error) {
 			return err
 		}
 		undo = append(undo, stop)
+	}
+	if err := remap(); err != nil {
+		log.G(ctx).WithError(err).Warn("no mapped ids here (hint: take remap-ids out of the capabilities of [proxy_plugins.pvelxc])")
 	}
 	if err := mountExports(c.Root, exportsDir(c.State)); err != nil {
 		// Containers run without it.

@@ -151,6 +151,22 @@ func (p *Pool) Close() {
 	}
 }
 
+// CheckIDMap says why a ZFS dataset, which exists, cannot be mounted with mapped ids here; nil when it can.
+func CheckIDMap(dataset string) error {
+	tree, err := mounttree.New("zfs", dataset, nil, unix.MOUNT_ATTR_RDONLY)
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
+	const ids = "0:100000:65536"
+	userns, err := mount.GetUsernsFD(ids, ids)
+	if err != nil {
+		return fmt.Errorf("make a user namespace: %w", err)
+	}
+	defer userns.Close()
+	return mounttree.SetAttr(tree, mounttree.Attr{UserNS: userns})
+}
+
 func readonly(m mount.Mount) bool {
 	for _, o := range m.Options {
 		if o == "ro" {
