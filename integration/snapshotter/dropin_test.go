@@ -72,7 +72,7 @@ func TestDropIns(t *testing.T) {
 				"proxy_plugins pvelxc type":                             "snapshot",
 				"proxy_plugins pvelxc address":                          socket,
 				"proxy_plugins pvelxc exports root":                     "/var/lib/pvelxc-snapshotter/exports",
-				"proxy_plugins pvelxc capabilities": []any{"remap-ids"},
+				"proxy_plugins pvelxc capabilities":                     []any{"remap-ids"},
 				"proxy_plugins pvelxc-diff type":                        "diff",
 				"proxy_plugins pvelxc-diff address":                     socket,
 				"plugins io.containerd.service.v1.diff-service default": []any{"pvelxc-diff", "walking"},
