@@ -66,6 +66,7 @@ type Container struct {
 	spec                  *specs.Spec
 	plan                  *oci2lxc.Plan
 	joined                *oci2lxc.IDMap // of the user namespace that the specification joins
+	idMaps                *idMaps        // while it is created
 	group                 *cgroup.Group
 	filter                *program.Seccomp
 	notify                bool

@@ -31,6 +31,7 @@ func Create(ctx context.Context, cfg Config) (_ *Container, err error) {
 	if err := c.dirs.make(); err != nil {
 		return nil, fmt.Errorf("create container %s: %w", cfg.ID, err)
 	}
+	defer c.idMaps.close()
 	defer func() {
 		if err == nil {
 			return
@@ -94,7 +95,7 @@ func load(ctx context.Context, cfg Config) (*Container, error) {
 		ID:          c.id,
 		Namespace:   c.namespace,
 		Bundle:      c.bundle,
-		Cgroup:      c.plan.Cgroup,
+		Cgroup:      stateOf(c.plan.Cgroup),
 		CgroupMode:  opts.CgroupMode,
 		LXCPath:     c.dirs.lxcpath,
 		Name:        c.dirs.name,
@@ -128,6 +129,7 @@ func readBundle(ctx context.Context, cfg Config) (*Container, error) {
 		dirs:      dirsOf(settings.Root, cfg.Namespace, cfg.ID),
 		emit:      cfg.Events,
 		registrar: cfg.Registrar,
+		idMaps:    new(idMaps),
 		init:      newProcess(cfg.ID, "", cfg.Bundle, cfg.Stdio),
 		execs:     make(map[string]*Process),
 		specs:     make(map[string]*specs.Process),
@@ -194,10 +196,11 @@ func (c *Container) prepare(ctx context.Context, cfg Config, spare *spare) error
 		return err
 	}
 	// The cluster may take its time to grant a name; the root is mounted meanwhile.
-	reserved := make(chan error, 1)
+	reserved, prepared := make(chan error, 1), make(chan error, 1)
 	go func() { reserved <- c.reserve(ctx) }()
-	_, err = mountRootfs(cfg.Rootfs, c.plan.Rootfs.Path, c.plan.IDMap)
-	if err := errors.Join(err, <-reserved); err != nil {
+	go func() { prepared <- c.group.Prepare(ctx) }()
+	_, err = mountRootfs(cfg.Rootfs, c.plan.Rootfs.Path, c.plan.IDMap, c.idMaps)
+	if err := errors.Join(err, <-reserved, <-prepared); err != nil {
 		return err
 	}
 	if c.state.Monitor, err = refOf(c.monitor.pid); err != nil {
@@ -212,10 +215,8 @@ func (c *Container) prepare(ctx context.Context, cfg Config, spare *spare) error
 	if err := c.openPath(); err != nil {
 		return err
 	}
-	if c.init.io, err = c.openStreams(ctx, c.init, c.plan.Process.Terminal); err != nil {
-		return err
-	}
-	return c.group.Prepare(ctx)
+	c.init.io, err = c.openStreams(ctx, c.init, c.plan.Process.Terminal)
+	return err
 }
 
 // openPath lets the root of a user namespace walk to the rootfs: containerd does

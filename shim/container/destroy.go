@@ -47,7 +47,7 @@ func Cleanup(ctx context.Context, cfg CleanupConfig) (Exit, error) {
 	if st.Init != nil {
 		exit.Pid = st.Init.Pid
 	}
-	group, err := cgroup.Open(st.CgroupMode, st.Cgroup)
+	group, err := cgroup.Open(st.CgroupMode, st.Cgroup.plan())
 	if err != nil {
 		return exit, fmt.Errorf("clean up container %s: %w", cfg.ID, err)
 	}

@@ -28,7 +28,7 @@ type inputs struct {
 
 // open fills in all that does not depend on the container's pid.
 func (in *inputs) open(ctx context.Context, c *Container) (err error) {
-	if in.trees, err = openTrees(c.plan); err != nil {
+	if in.trees, err = openTrees(c.plan, c.idMaps); err != nil {
 		return err
 	}
 	if in.devices, err = openDeviceTrees(c.plan); err != nil {

@@ -138,7 +138,7 @@ func (s *state) info() Info {
 	i := Info{
 		Namespace: s.Namespace, ID: s.ID, Bundle: s.Bundle, LXCPath: s.LXCPath, Name: s.Name,
 		Registration: s.Registration, Annotations: s.Annotations,
-		Rootfs: s.Rootfs, cgroup: s.Cgroup, cgroupMode: s.CgroupMode,
+		Rootfs: s.Rootfs, cgroup: s.Cgroup.plan(), cgroupMode: s.CgroupMode,
 	}
 	if s.Init != nil {
 		i.Pid, i.StartTime, i.Alive = s.Init.Pid, s.Init.StartTime, s.Init.alive()

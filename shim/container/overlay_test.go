@@ -35,7 +35,9 @@ func TestMappedOverlay(t *testing.T) {
 	mounts := []*types.Mount{{Type: "overlay", Source: "overlay", Options: []string{
 		"lowerdir=" + filepath.Join(dir, "lower"), "upperdir=" + filepath.Join(dir, "upper/fs"), "workdir=" + filepath.Join(dir, "upper/work"),
 	}}}
-	mounted, err := mountRootfs(mounts, target, ids)
+	maps := new(idMaps)
+	defer maps.close()
+	mounted, err := mountRootfs(mounts, target, ids, maps)
 	if err != nil {
 		t.Fatal(err)
 	}

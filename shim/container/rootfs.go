@@ -22,13 +22,13 @@ import (
 // file is ever chowned; a snapshotter that mapped them itself is left alone.
 //
 // mounted says that unmountRootfs must be called.
-func mountRootfs(mounts []*types.Mount, target string, ids *oci2lxc.IDMap) (mounted bool, err error) {
+func mountRootfs(mounts []*types.Mount, target string, ids *oci2lxc.IDMap, maps *idMaps) (mounted bool, err error) {
 	if len(mounts) > 0 {
 		if err := os.Mkdir(target, 0o711); err != nil && !errors.Is(err, os.ErrExist) {
 			return false, fmt.Errorf("make rootfs mountpoint: %w", err)
 		}
 		if ids != nil {
-			done, err := mountMappedOverlay(mounts, target, ids)
+			done, err := mountMappedOverlay(mounts, target, ids, maps)
 			if done || err != nil {
 				return done, err
 			}
@@ -42,7 +42,7 @@ func mountRootfs(mounts []*types.Mount, target string, ids *oci2lxc.IDMap) (moun
 	if err != nil || !need {
 		return mounted, err
 	}
-	if err := mapInPlace(target, ids, mounted); err != nil {
+	if err := mapInPlace(target, ids, maps, mounted); err != nil {
 		if mounted {
 			err = errors.Join(err, unmountRootfs(target))
 		}
@@ -54,11 +54,15 @@ func mountRootfs(mounts []*types.Mount, target string, ids *oci2lxc.IDMap) (moun
 // unmountRootfs is idempotent. It detaches: whatever still uses the root, an
 // admin's shell for example, must not keep the container from being deleted.
 func unmountRootfs(target string) error {
-	err := mount.UnmountRecursive(target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("unmount rootfs: %w", err)
+	for { // one mount may lie on another; those below go along
+		switch err := unix.Unmount(target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err {
+		case nil, unix.EINTR:
+		case unix.EINVAL, unix.ENOENT: // nothing is mounted there
+			return nil
+		default:
+			return fmt.Errorf("unmount rootfs %s: %w", target, err)
+		}
 	}
-	return nil
 }
 
 // needsMap says whether the root at target is still in the host's ids.
@@ -85,12 +89,11 @@ func hostID(ids []specs.LinuxIDMapping, id uint32) (uint32, bool) {
 }
 
 // mapInPlace puts an idmapped copy of what is at target over, or in place of, it.
-func mapInPlace(target string, ids *oci2lxc.IDMap, replace bool) error {
-	userns, err := openUserNS(ids)
+func mapInPlace(target string, ids *oci2lxc.IDMap, maps *idMaps, replace bool) error {
+	userns, err := maps.userNS(ids)
 	if err != nil {
 		return fmt.Errorf("map rootfs ids: %w", err)
 	}
-	defer userns.Close()
 	tree, err := mounttree.Clone(target, true)
 	if err != nil {
 		return fmt.Errorf("map rootfs ids: %w", err)
@@ -110,7 +113,7 @@ func mapInPlace(target string, ids *oci2lxc.IDMap, replace bool) error {
 // mountMappedOverlay mounts an overlay root from idmapped layers: the overlay
 // itself cannot be idmapped, its layers can (Linux 5.19). done is false when the
 // mounts are anything else, or are mapped already.
-func mountMappedOverlay(mounts []*types.Mount, target string, ids *oci2lxc.IDMap) (done bool, err error) {
+func mountMappedOverlay(mounts []*types.Mount, target string, ids *oci2lxc.IDMap, maps *idMaps) (done bool, err error) {
 	if len(mounts) != 1 || mounts[0].Type != "overlay" {
 		return false, nil
 	}
@@ -121,11 +124,10 @@ func mountMappedOverlay(mounts []*types.Mount, target string, ids *oci2lxc.IDMap
 	if need, err := needsMap(layers.top(), ids); err != nil || !need {
 		return false, err
 	}
-	userns, err := openUserNS(ids)
+	userns, err := maps.userNS(ids)
 	if err != nil {
 		return false, fmt.Errorf("map rootfs ids: %w", err)
 	}
-	defer userns.Close()
 	var open files
 	defer func() { open.close() }()
 	mapped := func(dir string) (string, error) {

@@ -28,6 +28,7 @@ func Expect() {
 	if next.spare == nil {
 		next.spare = newSpare()
 	}
+	go warm()
 }
 
 // takeSpare takes what Expect has made, or begins to make one.

@@ -39,7 +39,7 @@ type state struct {
 	Monitor *procRef `json:"monitor,omitempty"`
 	Init    *procRef `json:"init,omitempty"`
 	// Cgroup and CgroupMode reopen the container's cgroups.
-	Cgroup     oci2lxc.Cgroup     `json:"cgroup"`
+	Cgroup     stateCgroup        `json:"cgroup"`
 	CgroupMode oci2lxc.CgroupMode `json:"cgroupMode"`
 	// Rdt is the container's place in resctrl; nil for none.
 	Rdt *rdt.Group `json:"rdt,omitempty"`
@@ -47,6 +47,24 @@ type state struct {
 	// gone, whoever removes it.
 	Poststop    []specs.Hook      `json:"poststop,omitempty"`
 	Annotations map[string]string `json:"annotations,omitempty"`
+}
+
+// stateCgroup is an oci2lxc.Cgroup without its limits: nobody reads them back, and to
+// learn to write them takes encoding/json as long as the root is mounted in.
+type stateCgroup struct {
+	Systemd                            bool
+	Slice, Scope, Path, Monitor, Pivot string
+}
+
+func stateOf(g oci2lxc.Cgroup) stateCgroup {
+	return stateCgroup{Systemd: g.Systemd, Slice: g.Slice, Scope: g.Scope, Path: g.Path, Monitor: g.Monitor, Pivot: g.Pivot}
+}
+
+func (s stateCgroup) plan() oci2lxc.Cgroup {
+	return oci2lxc.Cgroup{
+		Systemd: s.Systemd, Slice: s.Slice, Scope: s.Scope, Path: s.Path, Monitor: s.Monitor, Pivot: s.Pivot,
+		Resources: new(specs.LinuxResources),
+	}
 }
 
 // procRef names a process so that a recycled pid is not taken for it.

@@ -19,7 +19,7 @@ func TestStateSurvivesItsFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state.json")
 	want := &state{
 		Version: stateVersion, ID: "a", Namespace: "n", Bundle: "/b", Rootfs: "/b/rootfs",
-		Monitor: &procRef{Pid: 7, StartTime: 8}, Cgroup: oci2lxc.Cgroup{Path: "p", Monitor: "m", Pivot: "v"},
+		Monitor: &procRef{Pid: 7, StartTime: 8}, Cgroup: stateOf(oci2lxc.Cgroup{Path: "p", Monitor: "m", Pivot: "v", Slice: "sl", Scope: "sc", Systemd: true}),
 		CgroupMode: oci2lxc.CgroupUnified, Poststop: []specs.Hook{{Path: "/bin/true"}},
 	}
 	if err := want.write(path); err != nil {

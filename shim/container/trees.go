@@ -3,10 +3,7 @@ package container
 import (
 	"fmt"
 	"os"
-	"strings"
 
-	"github.com/containerd/containerd/v2/core/mount"
-	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/pvelxc/pvelxc/internal/mounttree"
@@ -25,7 +22,7 @@ func (f files) close() {
 // openTrees makes the detached mounts that the plan's mounts need from the host,
 // by index into plan.Mounts. Attributes and id map are set; the mount hook sets the
 // propagation and moves them.
-func openTrees(plan *oci2lxc.Plan) (_ map[int]*os.File, err error) {
+func openTrees(plan *oci2lxc.Plan, maps *idMaps) (_ map[int]*os.File, err error) {
 	trees := make(map[int]*os.File)
 	defer func() {
 		if err != nil {
@@ -35,7 +32,7 @@ func openTrees(plan *oci2lxc.Plan) (_ map[int]*os.File, err error) {
 		}
 	}()
 	for i, m := range plan.Mounts {
-		tree, err := openTree(m, plan.IDMap)
+		tree, err := openTree(m, plan.IDMap, maps)
 		if err != nil {
 			return nil, fmt.Errorf("mount %s (mounts[%d]): %w", m.Destination, m.Index, err)
 		}
@@ -48,7 +45,7 @@ func openTrees(plan *oci2lxc.Plan) (_ map[int]*os.File, err error) {
 
 // openTree makes the detached mount of one MountTree or MountHostFS; other kinds
 // need none.
-func openTree(m oci2lxc.Mount, containerMap *oci2lxc.IDMap) (tree *os.File, err error) {
+func openTree(m oci2lxc.Mount, containerMap *oci2lxc.IDMap, maps *idMaps) (tree *os.File, err error) {
 	switch m.Kind {
 	case oci2lxc.MountTree:
 		tree, err = mounttree.Clone(m.Source, m.Recursive)
@@ -64,7 +61,7 @@ func openTree(m oci2lxc.Mount, containerMap *oci2lxc.IDMap) (tree *os.File, err 
 	if err != nil {
 		return nil, err
 	}
-	if err := setTreeAttrs(tree, m, containerMap); err != nil {
+	if err := setTreeAttrs(tree, m, containerMap, maps); err != nil {
 		_ = tree.Close()
 		return nil, err
 	}
@@ -74,7 +71,7 @@ func openTree(m oci2lxc.Mount, containerMap *oci2lxc.IDMap) (tree *os.File, err 
 // setTreeAttrs applies what the mount wants for itself, then what it wants for all
 // mounts below. A clone stays a peer of the host's mount until the mount hook sets
 // the propagation, just before it moves the tree (program.Hook).
-func setTreeAttrs(tree *os.File, m oci2lxc.Mount, containerMap *oci2lxc.IDMap) error {
+func setTreeAttrs(tree *os.File, m oci2lxc.Mount, containerMap *oci2lxc.IDMap, maps *idMaps) error {
 	own := mounttree.Attr{Set: m.AttrSet, Clear: m.AttrClear}
 	if m.IDMap != nil {
 		ids := m.IDMap
@@ -84,11 +81,10 @@ func setTreeAttrs(tree *os.File, m oci2lxc.Mount, containerMap *oci2lxc.IDMap) e
 		if ids == nil {
 			return fmt.Errorf("idmap without mappings needs a user namespace of the container's own")
 		}
-		userns, err := openUserNS(ids)
+		userns, err := maps.userNS(ids)
 		if err != nil {
 			return err
 		}
-		defer userns.Close()
 		if err := mounttree.SetAttr(tree, mounttree.Attr{UserNS: userns, Recursive: m.IDMapRecursive}); err != nil {
 			return err
 		}
@@ -97,24 +93,6 @@ func setTreeAttrs(tree *os.File, m oci2lxc.Mount, containerMap *oci2lxc.IDMap) e
 		return err
 	}
 	return mounttree.SetAttr(tree, mounttree.Attr{Set: m.RecAttrSet, Clear: m.RecAttrClear, Recursive: true})
-}
-
-// openUserNS makes a user namespace that has the given map and no process.
-func openUserNS(m *oci2lxc.IDMap) (*os.File, error) {
-	f, err := mount.GetUsernsFD(mapText(m.UIDs), mapText(m.GIDs))
-	if err != nil {
-		return nil, fmt.Errorf("make user namespace for id map: %w", err)
-	}
-	return f, nil
-}
-
-// mapText writes mappings as containerd does: container:host:size, comma-separated.
-func mapText(ids []specs.LinuxIDMapping) string {
-	parts := make([]string, len(ids))
-	for i, id := range ids {
-		parts[i] = fmt.Sprintf("%d:%d:%d", id.ContainerID, id.HostID, id.Size)
-	}
-	return strings.Join(parts, ",")
 }
 
 // openDeviceTrees makes detached mounts of the host's device nodes, for user

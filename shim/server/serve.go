@@ -39,7 +39,7 @@ func (c *command) serve(ctx context.Context) error {
 
 func (c *command) serveUntilEmpty(ctx context.Context) error {
 	unix.CloseOnExec(bootstrap.LeashFD)
-	container.Expect() // containerd will ask for one at once
+	warm()
 	listener, err := inherit(bootstrap.ListenerFD)
 	if err != nil {
 		return err
