@@ -4,7 +4,7 @@
 # a .done stamp and is never built again, so an interrupted build starts over and a second run
 # costs nothing.
 #
-#   integration/peers/build.sh [containerd|containerd-1.7|runc|nerdctl|kubernetes|all]...
+#   integration/peers/build.sh [containerd|containerd-1.7|runc|nerdctl|snapshotters|kubernetes|all]...
 #
 # all is without kubernetes, which takes ten minutes of two idle cores, and which make test-k8s alone needs.
 set -euo pipefail
@@ -14,6 +14,7 @@ readonly CONTAINERD_17=v1.7.35 # what Debian 13, the base of Proxmox VE 9, packa
 readonly RUNC=v1.5.1
 readonly NERDCTL=v2.1.2
 readonly KUBERNETES=v1.37.2
+readonly ZFS=v2.0.0 # containerd's own snapshotter on ZFS
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 peers=$repo/out/peers
@@ -124,6 +125,21 @@ build_kubernetes() {
 	rm -r mod
 }
 
+# The snapshotters that ours is compared with, each served on a socket as ours is.
+build_snapshotters() {
+	local out=$1
+	mkdir mod
+	cp "$repo/integration/peers/snapshotters/main.go.txt" mod/main.go
+	cd mod
+	go mod init peers/snapshotters 2>/dev/null
+	go get "github.com/containerd/zfs/v2@$ZFS" "github.com/containerd/containerd/v2@$CONTAINERD" 2>/dev/null
+	go mod tidy 2>/dev/null
+	CGO_ENABLED=0 go build -trimpath -ldflags "$LDFLAGS" -o "$out/snapshotter" .
+	cd ..
+	chmod -R u+w mod
+	rm -r mod
+}
+
 target() {
 	case $1 in
 	containerd) once "containerd-${CONTAINERD#v}" build_containerd ;;
@@ -131,9 +147,10 @@ target() {
 	runc) once "runc-${RUNC#v}" build_runc ;;
 	nerdctl) once "nerdctl-${NERDCTL#v}" build_nerdctl ;;
 	kubernetes) once "kubernetes-${KUBERNETES#v}" build_kubernetes ;;
-	all) for t in containerd runc containerd-1.7 nerdctl; do target "$t"; done ;;
+	snapshotters) once "snapshotters-${ZFS#v}" build_snapshotters ;;
+	all) for t in containerd runc containerd-1.7 nerdctl snapshotters; do target "$t"; done ;;
 	*)
-		log "unknown target $1 (hint: containerd, containerd-1.7, runc, nerdctl, kubernetes or all)"
+		log "unknown target $1 (hint: containerd, containerd-1.7, runc, nerdctl, snapshotters, kubernetes or all)"
 		exit 2
 		;;
 	esac

@@ -1,6 +1,7 @@
 #!/bin/bash
 # The machine is what the other suites rely on: real OpenZFS, cgroup v2, LXC, AppArmor, containerd.
 # limit: 600 s
+# ci
 . "$VM_TAP"
 
 pool=platform

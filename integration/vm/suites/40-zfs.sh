@@ -1,6 +1,7 @@
 #!/bin/bash
 # pvelxc-snapshotter as containerd's proxy plugin on a real pool.
 # limit: 600 s
+# ci
 . "$VM_TAP"
 
 pool=snapshotter

@@ -1,6 +1,7 @@
 #!/bin/bash
 # systemd is PID 1, keeps its hands off what it delegates, and enforces what it is asked to.
 # limit: 600 s
+# ci
 . "$VM_TAP"
 
 booted() {
