@@ -24,6 +24,9 @@ type Want struct {
 	// Socket is the snapshotter's, empty where there is none; Exports is the directory on its
 	// pool that the kubelet takes the images' capacity from, empty for none.
 	Socket, Exports string
+	// Differ has layers unpacked and compared by the snapshotter itself, where containerd's
+	// configuration leaves that to its default.
+	Differ bool
 	// Options go to the runtime as they are: the format of the node's own file.
 	Options map[string]any
 }
@@ -60,6 +63,19 @@ func (l Layout) Plan(ctx context.Context, h *host.Host, want Want) ([]Edit, erro
 	if l.Kind == "k3s" && !h.Exists(l.Live) {
 		return nil, fmt.Errorf("k3s has not made %s yet: %w (hint: systemctl start %s)", l.Live, errdefs.ErrFailedPrecondition, l.Unit)
 	}
+	edits, err := l.plan(ctx, h, before, main, add)
+	if err != nil && want.Differ {
+		// The differ's tables may be there in another form. Without it all works, slower.
+		want.Differ = false
+		if add = want.missing(before, l.Schema); len(add) == 0 {
+			return nil, nil
+		}
+		return l.plan(ctx, h, before, main, add)
+	}
+	return edits, err
+}
+
+func (l Layout) plan(ctx context.Context, h *host.Host, before Tree, main []byte, add tables) ([]Edit, error) {
 	if l.Kind != "k3s" && main != nil && l.Schema > 2 && imports(before, h.At(dropIn)) {
 		text, err := render(l.Schema, true, add)
 		if err != nil {
@@ -169,7 +185,17 @@ func runtimes(schema int) string {
 	return `plugins."` + CRI(schema) + `".containerd.runtimes`
 }
 
-const proxies = "proxy_plugins"
+const (
+	proxies = "proxy_plugins"
+	differs = "io.containerd.service.v1.diff-service"
+	unpacks = "io.containerd.transfer.v1.local"
+)
+
+// raw is TOML as it is to be written.
+type raw string
+
+// ours are the paths that change when the differ comes into force.
+var ours = []string{"plugins." + differs + ".default", "plugins." + unpacks + ".unpack_config"}
 
 // missing is what a configuration lacks of w.
 func (w Want) missing(have Tree, schema int) tables {
@@ -190,6 +216,19 @@ func (w Want) missing(have Tree, schema int) tables {
 			proxy["exports"] = map[string]any{"root": w.Exports}
 		}
 		t[proxies] = map[string]any{Handler: proxy}
+	}
+	if w.Socket != "" && w.Differ && have.At(proxies, Handler+"-diff") == nil && fmt.Sprint(have.At("plugins", differs, "default")) == "[walking]" {
+		if t[proxies] == nil {
+			t[proxies] = map[string]any{}
+		}
+		t[proxies][Handler+"-diff"] = map[string]any{"type": "diff", "address": w.Socket}
+		// The first differ that knows the mounts does the work: others' stay with containerd's own.
+		t["plugins"] = map[string]any{`"` + differs + `"`: map[string]any{"default": []any{Handler + "-diff", "walking"}}}
+		if list, _ := have.At("plugins", unpacks, "unpack_config").([]any); schema > 2 && len(list) == 0 {
+			// A list replaces containerd's default, which is its first entry here.
+			t["plugins"][`"`+unpacks+`"`] = map[string]any{"unpack_config": raw(
+				`[{platform = "linux", snapshotter = "overlayfs", differ = "walking"}, {platform = "linux", snapshotter = "` + Handler + `", differ = "` + Handler + `-diff"}]`)}
+		}
 	}
 	return t
 }
@@ -220,10 +259,14 @@ func renderTable(b *strings.Builder, name string, v any) error {
 	}
 	plain := map[string]any{}
 	var below []string
-	for key, value := range table {
-		if _, isTable := value.(map[string]any); isTable {
+	var verbatim strings.Builder
+	for _, key := range slices.Sorted(maps.Keys(table)) {
+		switch value := table[key].(type) {
+		case map[string]any:
 			below = append(below, key)
-		} else {
+		case raw:
+			fmt.Fprintf(&verbatim, "%s = %s\n", key, value)
+		default:
 			plain[key] = value
 		}
 	}
@@ -231,8 +274,7 @@ func renderTable(b *strings.Builder, name string, v any) error {
 	if err := toml.NewEncoder(&text).Encode(plain); err != nil {
 		return fmt.Errorf("containerd's configuration: %w", err)
 	}
-	fmt.Fprintf(b, "[%s]\n%s", name, text.String())
-	slices.Sort(below)
+	fmt.Fprintf(b, "[%s]\n%s%s", name, text.String(), verbatim.String())
 	for _, key := range below {
 		if err := renderTable(b, name+"."+key, table[key]); err != nil {
 			return err
@@ -350,8 +392,8 @@ func differ(at string, a, b map[string]any) string {
 		x, inA := a[key]
 		y, inB := b[key]
 		switch {
-		case where == "imports":
-		case key == Handler && !inA && (at == proxies || strings.HasSuffix(at, ".containerd.runtimes")):
+		case where == "imports" || slices.Contains(ours, where):
+		case (key == Handler || key == Handler+"-diff") && !inA && (at == proxies || strings.HasSuffix(at, ".containerd.runtimes")):
 		case where == proxies && !inA: // an empty table may not have been printed
 			x = map[string]any{}
 			fallthrough

@@ -1,6 +1,7 @@
 package ctrd
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -53,7 +54,7 @@ func apply(t *testing.T, h *host.Host, edits []Edit) {
 	}
 }
 
-var want = Want{Socket: "/run/pvelxc-snapshotter/snapshotter.sock", Exports: "/var/lib/pvelxc-snapshotter/exports",
+var want = Want{Socket: "/run/pvelxc-snapshotter/snapshotter.sock", Exports: "/var/lib/pvelxc-snapshotter/exports", Differ: true,
 	Options: map[string]any{"runtime": map[string]any{"systemd_cgroup": true}}}
 
 const cri2, cri3 = `plugins."io.containerd.grpc.v1.cri"`, `plugins.'io.containerd.cri.v1.runtime'`
@@ -81,6 +82,8 @@ func TestPlan(t *testing.T) {
 		"2.4, a file that imports by a relative path": {"2.4", map[string]string{
 			stockMain: "version = 3\nimports = [\"other.toml\"]\n", "/etc/containerd/other.toml": "version = 3\n[" + cri3 + ".containerd.runtimes.kata]\nruntime_type = \"io.containerd.kata.v2\"\n",
 		}, stockMain, []string{"runc", "kata"}},
+		"1.7, another differ":       {"1.7", map[string]string{stockMain: "version = 2\n[plugins.\"io.containerd.service.v1.diff-service\"]\ndefault = [\"mine\", \"walking\"]\n"}, stockMain, []string{"runc"}},
+		"2.4, a differ's table":     {"2.4", map[string]string{stockMain: "version = 3\n[plugins.\"io.containerd.service.v1.diff-service\"]\nsync_fs = true\n"}, stockMain, []string{"runc"}},
 		"1.7, another proxy plugin": {"1.7", map[string]string{stockMain: "version = 2\n[proxy_plugins.stargz]\ntype = \"snapshot\"\naddress = \"/run/s.sock\"\n"}, stockMain, []string{"runc"}},
 		"k3s, schema 2":             {"1.7", map[string]string{k3sDir + "/config.toml": "version = 2\n[" + cri2 + ".containerd.runtimes.runc]\nruntime_type = \"io.containerd.runc.v2\"\n"}, k3sDir + "/config.toml.tmpl", []string{"runc"}},
 		"k3s, schema 3, a template": {"2.4", map[string]string{k3sDir + "/config.toml": "version = 3\n", k3sDir + "/config-v3.toml.tmpl": "{{ template \"base\" . }}\n# mine\n"},
@@ -127,6 +130,15 @@ func TestPlan(t *testing.T) {
 			if got := Tree(tree.ProxyTable()); got.Text("address") != want.Socket || got.Text("exports", "root") != want.Exports {
 				t.Errorf("snapshotter %v", got)
 			}
+			// A list that an administrator wrote stays; else the differ is there.
+			order := fmt.Sprint(tree.At("plugins", differs, "default"))
+			proxy := tree.Text(proxies, "pvelxc-diff", "type")
+			if wantOrder, wantProxy := chosen(name); order != wantOrder || proxy != wantProxy {
+				t.Errorf("differs %s, proxy %q; want %s, %q", order, proxy, wantOrder, wantProxy)
+			}
+			if list, _ := tree.At("plugins", unpacks, "unpack_config").([]any); test.daemon == "2.4" && l.Schema > 2 && proxy != "" && len(list) != 2 {
+				t.Errorf("unpack_config %v", list)
+			}
 			schema := 3
 			if test.daemon == "1.7" {
 				schema = 2
@@ -153,6 +165,17 @@ func TestPlan(t *testing.T) {
 			}
 		})
 	}
+}
+
+// chosen is what becomes of the differ in a case of TestPlan.
+func chosen(name string) (order, proxy string) {
+	switch name {
+	case "1.7, another differ":
+		return "[mine walking]", ""
+	case "2.4, a differ's table": // which cannot be added to, so that it is done without
+		return "[walking]", ""
+	}
+	return "[pvelxc-diff walking]", "diff"
 }
 
 // A table that exists is never touched, whatever is in it.

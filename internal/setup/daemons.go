@@ -21,7 +21,7 @@ func (s *Setup) want() ctrd.Want {
 	if s.Dataset == "" {
 		return ctrd.Want{}
 	}
-	return ctrd.Want{Socket: snapshotterSocket, Exports: exportsRoot}
+	return ctrd.Want{Socket: snapshotterSocket, Exports: exportsRoot, Differ: true}
 }
 
 func (s *Setup) planContainerd(ctx context.Context) (string, error) {
