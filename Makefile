@@ -31,7 +31,7 @@ SECCOMP := $(patsubst cmd/%/main.go,%,$(wildcard cmd/pvelxc-seccomp/main.go))
 C_PROGRAMS := $(if $(INIT_SOURCES),$(BIN)/pvelxc-init) $(if $(MONITOR_SOURCES),$(BIN)/pvelxc-monitor)
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build demo test bench lint clean
+.PHONY: help deps build demo test bench bench-cri lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,12 @@ bench: deps ## measure against runc and crun; writes out/bench.json
 	@$(PEERS) containerd runc
 	@$(INTEGRATION) build -o $(OUT)/bench ./cmd/bench
 	@$(OUT)/bench -o $(OUT)/bench.json
+
+bench-cri: deps ## measure pods through CRI against runc; writes out/bench-cri.json
+	@$(MAKE) --no-print-directory go c
+	@$(PEERS) containerd runc
+	@$(INTEGRATION) build -o $(OUT)/bench ./cmd/bench
+	@$(OUT)/bench -cri -o $(OUT)/bench-cri.json
 
 lint: deps ## go vet, golangci-lint, C with all warnings as errors, shell syntax
 	@dist/dev/lint.sh

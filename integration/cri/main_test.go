@@ -83,7 +83,11 @@ func start(t *testing.T, name string, version daemon.Version, change func(*daemo
 	}
 	for _, r := range node.Runtimes {
 		warm := &env{Node: n, handler: r.Name, ctx: ctx}
-		p := warm.pod(t)
+		run, err := n.RunPod(ctx, r.Name, n.PodConfig())
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := &pod{run, warm}
 		var opts []containerOption
 		if version != daemon.Containerd17 {
 			opts = append(opts, mount(&cri.Mount{ContainerPath: "/image", Image: &cri.ImageSpec{Image: image.Scratch}, Readonly: true}))

@@ -7,8 +7,6 @@ import (
 	"testing"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
-
-	"github.com/pvelxc/pvelxc/integration/harness"
 )
 
 // namespaces changes the namespaces of a pod, and so those of its containers.
@@ -151,11 +149,11 @@ func TestPod(t *testing.T) {
 // TestPodSharesOneShim: whatever a pod has, it has one shim.
 func TestPodSharesOneShim(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {
-		before := len(harness.Programs("containerd-shim-*"))
+		before := len(shims())
 		p := e.pod(t)
 		p.sleeper(t)
 		p.sleeper(t)
-		if got := len(harness.Programs("containerd-shim-*")) - before; got != 1 {
+		if got := len(shims()) - before; got != 1 {
 			t.Errorf("a pod of two containers has %d shims", got)
 		}
 	})

@@ -244,7 +244,13 @@ func (c *Container) Stats(context.Context) (any, error) {
 }
 
 // Pids lists the container's processes, those in child cgroups included.
+//
+// Of a container that has ended it is a failed precondition. containerd, when it comes back, asks for them, takes a task
+// without any for a leak and forgets how it ended; from 2.4 on an error of another kind than "not found" keeps the task.
 func (c *Container) Pids(context.Context) ([]ProcessInfo, error) {
+	if c.init.State().Status == StatusStopped {
+		return nil, fmt.Errorf("processes of container %s: it has ended: %w", c.id, errdefs.ErrFailedPrecondition)
+	}
 	pids, err := c.group.Pids()
 	if err != nil {
 		return nil, fmt.Errorf("processes of container %s: %w", c.id, err)

@@ -4,7 +4,9 @@
 // rotates, so that a slow minute of the machine is a slow minute for all. What it prints are medians
 // and their ratios; the ratios are what travels to another machine. It writes out/bench.json.
 //
-//	bench [-rounds N] [-rows a,b] [-o FILE]
+//	bench [-cri] [-rounds N] [-rows a,b] [-o FILE]
+//
+// With -cri it measures pods, through containerd's CRI, against the runtime handler of runc.
 //
 // It runs in a mount, PID and network namespace of its own and leaves nothing behind.
 package main
@@ -30,17 +32,13 @@ func run() int {
 	rows := flag.String("rows", "", "comma-separated names of the rows to measure; empty for all")
 	out := flag.String("o", "", "where to write the results as JSON; empty for nowhere")
 	runtimes := flag.String("runtimes", "", "comma-separated names of the runtimes; empty for all")
+	pods := flag.Bool("cri", false, "measure pods")
+	flag.IntVar(&atOnce, "pods", atOnce, "how many pods the rows of -cri with several have")
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	b, err := newBench(ctx, split(*runtimes))
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		return 1
-	}
-	defer b.close()
-	results, err := b.measure(ctx, *rounds, split(*rows))
+	results, err := results(ctx, *pods, split(*runtimes), *rounds, split(*rows))
 	if err == nil {
 		err = report(results, *out)
 	}
@@ -49,6 +47,23 @@ func run() int {
 		return 1
 	}
 	return 0
+}
+
+func results(ctx context.Context, pods bool, runtimes []string, rounds int, rows []string) ([]result, error) {
+	if pods {
+		b, err := newPodBench(ctx)
+		if err != nil {
+			return nil, err
+		}
+		defer b.close()
+		return measure(ctx, b.subjects, b.rows(), rounds, rows)
+	}
+	b, err := newBench(ctx, runtimes)
+	if err != nil {
+		return nil, err
+	}
+	defer b.close()
+	return measure(ctx, b.subjects, b.rows(), rounds, rows)
 }
 
 func split(list string) []string {

@@ -47,17 +47,17 @@ func (b *bench) rows() []row {
 }
 
 // measure runs the rows that are named, all of them when none is.
-func (b *bench) measure(ctx context.Context, rounds int, names []string) ([]result, error) {
+func measure(ctx context.Context, subjects []*subject, rows []row, rounds int, names []string) ([]result, error) {
 	var results []result
-	for _, r := range b.rows() {
+	for _, r := range rows {
 		if len(names) > 0 && !slices.Contains(names, r.name) {
 			continue
 		}
 		res := result{row: r, values: make(map[string][]float64)}
 		// The first round warms caches and is not counted.
 		for round := range 1 + max(3, rounds/r.divisor) {
-			for i := range b.subjects {
-				s := b.subjects[(i+round)%len(b.subjects)]
+			for i := range subjects {
+				s := subjects[(i+round)%len(subjects)]
 				v, err := r.measure(ctx, s)
 				if err != nil {
 					return nil, fmt.Errorf("%s: %s: %w", r.name, s.name, err)
