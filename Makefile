@@ -53,6 +53,7 @@ demo: ## run an OCI image as an LXC container on this machine and clean up (IMAG
 test: deps ## every test: unit, golden, short fuzz, integration against real containerd and LXC
 	@$(MAKE) --no-print-directory go c
 	@$(PEERS) containerd runc containerd-1.7 nerdctl
+	@$(PEERS) criu || echo "make: CRIU could not be built: the tests of checkpoints will say so" >&2
 	@integration/test.sh
 
 bench: deps ## measure against runc and crun; writes out/bench.json

@@ -130,9 +130,13 @@ func (d *Daemon) Start(ctx context.Context) error {
 	return nil
 }
 
-// path finds our binaries first, then this containerd's shim, then the newest runc.
+// path finds our binaries first, then this containerd's shim, then the newest runc and CRIU.
 func (d *Daemon) path() string {
-	return strings.Join([]string{Bin(), filepath.Join(Peers(), "containerd-"+string(d.Version)), filepath.Join(Peers(), "runc-1.5.1"), os.Getenv("PATH")}, ":")
+	dirs := []string{Bin()}
+	for _, peer := range []string{"containerd-" + string(d.Version), "runc-1.5.1", "criu-4.1.1"} {
+		dirs = append(dirs, filepath.Join(Peers(), peer))
+	}
+	return strings.Join(append(dirs, os.Getenv("PATH")), ":")
 }
 
 func (d *Daemon) connect(ctx context.Context) error {

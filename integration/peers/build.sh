@@ -4,7 +4,7 @@
 # a .done stamp and is never built again, so an interrupted build starts over and a second run
 # costs nothing.
 #
-#   integration/peers/build.sh [containerd|containerd-1.7|runc|nerdctl|snapshotters|kubernetes|all]...
+#   integration/peers/build.sh [containerd|containerd-1.7|runc|nerdctl|snapshotters|kubernetes|criu|all]...
 #
 # all is without kubernetes, which takes ten minutes of two idle cores, and which make test-k8s alone needs.
 set -euo pipefail
@@ -13,6 +13,7 @@ readonly CONTAINERD=v2.4.2 # the current line
 readonly CONTAINERD_17=v1.7.35 # what Debian 13, the base of Proxmox VE 9, packages (its last patch release)
 readonly RUNC=v1.5.1
 readonly NERDCTL=v2.1.2
+readonly CRIU=4.1.1
 readonly KUBERNETES=v1.37.2
 readonly ZFS=v2.0.0 # containerd's own snapshotter on ZFS
 
@@ -97,6 +98,25 @@ build_nerdctl() {
 	rm -r src
 }
 
+# Debian 12's CRIU does not run on newer kernels: Debian 13's does, from its source package.
+build_criu() {
+	local out=$1 mirror apt
+	apt=(-o Dir::Etc::sourcelist="$PWD/sources.list" -o Dir::Etc::sourceparts=- -o Dir::State::lists="$PWD/lists"
+		-o Dir::Cache="$PWD/cache" -o APT::Sandbox::User=root)
+	mkdir -p lists/partial cache/archives/partial
+	mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep -m 1 '^http.*/debian/$' || true)
+	echo "deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] ${mirror:-http://deb.debian.org/debian/} trixie main" >sources.list
+	apt-get -qq "${apt[@]}" update
+	apt-get -qq "${apt[@]}" source --download-only --tar-only "criu=$CRIU-1"
+	tar xf "criu_$CRIU.orig.tar.xz"
+	make -C "criu-$CRIU" -j 2 criu >make.log 2>&1 || {
+		tail -n 20 make.log >&2
+		return 1
+	}
+	cp "criu-$CRIU/criu/criu" "$out/"
+	rm -r "criu-$CRIU" criu_*.tar.xz lists cache sources.list make.log
+}
+
 # Kubernetes' module wants its staging modules beside it, as no version of their own (v0.0.0): a module of
 # our own requires it and replaces them by what was published of them.
 build_kubernetes() {
@@ -148,9 +168,10 @@ target() {
 	nerdctl) once "nerdctl-${NERDCTL#v}" build_nerdctl ;;
 	kubernetes) once "kubernetes-${KUBERNETES#v}" build_kubernetes ;;
 	snapshotters) once "snapshotters-${ZFS#v}" build_snapshotters ;;
+	criu) once "criu-$CRIU" build_criu ;;
 	all) for t in containerd runc containerd-1.7 nerdctl snapshotters; do target "$t"; done ;;
 	*)
-		log "unknown target $1 (hint: containerd, containerd-1.7, runc, nerdctl, snapshotters, kubernetes or all)"
+		log "unknown target $1 (hint: containerd, containerd-1.7, runc, nerdctl, snapshotters, kubernetes, criu or all)"
 		exit 2
 		;;
 	esac

@@ -132,3 +132,6 @@ func (g *Group) setFrozen(frozen bool) error {
 	}
 	return err
 }
+
+// Freezer is the directory of the control group that Freeze freezes; empty when there is none.
+func (g *Group) Freezer() string { return g.members() }

@@ -271,12 +271,6 @@ func (c *Container) Pids(context.Context) ([]ProcessInfo, error) {
 	return infos, nil
 }
 
-// Checkpoint is not to be had: liblxc's CRIU support wants the container's mounts
-// described in its config, and here they are made by the mount hook.
-func (c *Container) Checkpoint(context.Context, string, *anypb.Any) error {
-	return fmt.Errorf("checkpoint container %s: %w", c.id, errdefs.ErrNotImplemented)
-}
-
 // Delete removes a process that has ended, or one that never started.
 func (c *Container) Delete(ctx context.Context, execID string) (Exit, error) {
 	p, err := c.Process(execID)

@@ -111,7 +111,8 @@ func load(ctx context.Context, cfg Config) (*Container, error) {
 // readBundle reads what the conversion needs: the bundle, and the namespaces that it joins.
 func readBundle(ctx context.Context, cfg Config) (*Container, error) {
 	if cfg.Checkpoint != "" {
-		return nil, fmt.Errorf("restore from a checkpoint: %w", errdefs.ErrNotImplemented)
+		return nil, fmt.Errorf("restore from a checkpoint: LXC must be the parent of a container's processes, and CRIU would be: %w (hint: runc restores it, see docs/checkpoint.md)",
+			errdefs.ErrNotImplemented)
 	}
 	settings := cfg.Settings
 	if settings.Root == "" {

@@ -69,7 +69,7 @@ static int empty_directory(void)
 	return mnt;
 }
 
-static int is_null(int fd)
+int pvx_is_null(int fd)
 {
 	struct stat st;
 
@@ -91,7 +91,7 @@ int pvx_op_mask(struct pvx_reader *r)
 	} else if (S_ISDIR(st.st_mode)) {
 		empty = empty_directory();
 		rc = empty < 0 ? PVX_FAIL("make an empty tmpfs") : cover(empty, &empty_attached, target, path);
-	} else if (!is_null(null)) {
+	} else if (!pvx_is_null(null)) {
 		rc = pvx_fail(EINVAL, "the mask is not the device null", NULL);
 	} else {
 		rc = cover(null, &null_attached, target, path);

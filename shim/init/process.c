@@ -137,10 +137,33 @@ int pvx_op_nnp(struct pvx_reader *r)
 	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ? PVX_FAIL("no_new_privs") : 0;
 }
 
+/* Puts the container's own /dev/null in the place of one that was opened on the host: a descriptor
+ * of the host's mount is a way to its other files (open_by_handle_at), and what cannot be reached
+ * from the container's mounts cannot be checkpointed. A container without one keeps it. */
+static int own_null(int fd)
+{
+	int path, own, rc;
+
+	if (!pvx_is_null(fd))
+		return 0;
+	path = pvx_open("/dev/null", O_PATH, 0);
+	if (path < 0)
+		return 0;
+	own = pvx_is_null(path) ? pvx_reopen(path, O_RDWR | O_NOCTTY) : -1;
+	rc = own >= 0 && dup2(own, fd) < 0 ? PVX_FAIL("dup2") : 0;
+	if (own >= 0)
+		close(own);
+	close(path);
+	return rc;
+}
+
 int pvx_op_stdio_owner(struct pvx_reader *r)
 {
 	uid_t uid = pvx_u32(r);
 
+	for (int fd = 0; fd < 3; fd++)
+		if (own_null(fd))
+			return -1;
 	for (int fd = 0; fd < 3; fd++) {
 		struct stat st;
 

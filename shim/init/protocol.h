@@ -164,7 +164,8 @@ enum pvx_op_code {
 	PVX_OP_UMASK = 87,       /* u32 */
 	PVX_OP_LSM = 88,         /* u32 PVX_LSM_*, str label: for the next exec */
 	PVX_OP_NNP = 89,         /* no_new_privs */
-	PVX_OP_STDIO_OWNER = 90, /* u32 uid: fchown of 0, 1, 2 where they are pipes, sockets or ttys;
+	PVX_OP_STDIO_OWNER = 90, /* u32 uid: the container's own /dev/null for the host's at 0, 1, 2;
+	                          * fchown of them where they are pipes, sockets or ttys;
 	                          * EPERM, EROFS and EINVAL are fine */
 	PVX_OP_HOME = 91,        /* u32 uid: take HOME from /etc/passwd (else "/") for OP_EXEC */
 	PVX_OP_READY = 92,       /* MSG_FD PVX_FD_EXEC; from here errors go into that pipe */

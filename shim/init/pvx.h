@@ -98,6 +98,9 @@ int pvx_reopen(int fd, int flags);
 /* Writes all of it at once. */
 int pvx_write(int fd, const char *buf, size_t len);
 
+/* Tells whether it is the device null. */
+int pvx_is_null(int fd);
+
 /* ---- processes ---- */
 
 void pvx_reset_signals(void);

@@ -255,6 +255,29 @@ func TestStdioOwner(t *testing.T) {
 	}
 }
 
+// TestOwnNull: a null device that was opened on the host is exchanged for the container's.
+func TestOwnNull(t *testing.T) {
+	const script = `[ "$(stat -L -c %d /proc/self/fd/0)" = "$(stat -c %d /dev/null)" ] && echo own || echo the host\'s`
+	withNull := newRoot(t)
+	if err := os.MkdirAll(withNull+"/dev", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mknod(withNull+"/dev/null", unix.S_IFCHR|0o666, 1<<8|3); err != nil && !errors.Is(err, unix.EEXIST) {
+		t.Fatal(err)
+	}
+	owner := func(b *Builder) { b.StdioOwner(0) }
+	if got := output(t, options{}, withNull, script, owner); got != "own" {
+		t.Errorf("it is %q", got)
+	}
+	// What has the name and is no null device is not taken for it.
+	fake := newRoot(t)
+	_ = os.Remove(fake + "/dev/null")
+	writeFile(t, fake+"/dev/null", "", 0o666)
+	if got := output(t, options{}, fake, "stat -L -c %t:%T /proc/self/fd/0", owner); got != "1:3" {
+		t.Errorf("stdin is device %s", got)
+	}
+}
+
 func TestHome(t *testing.T) {
 	for name, c := range map[string]struct {
 		passwd string
