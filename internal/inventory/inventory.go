@@ -5,7 +5,6 @@ package inventory
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -170,7 +169,6 @@ func nameImages(ctx context.Context, rows []Row, ask func(context.Context, strin
 		return nil
 	}
 	asked := map[string]map[string]string{}
-	var errs []error
 	for i := range rows {
 		r := &rows[i]
 		if r.Image != "" {
@@ -180,13 +178,13 @@ func nameImages(ctx context.Context, rows []Row, ask func(context.Context, strin
 		if !ok {
 			var err error
 			if images, err = ask(ctx, r.Namespace); err != nil {
-				errs = append(errs, err)
+				return err // who does not answer once is not asked again
 			}
 			asked[r.Namespace] = images
 		}
 		r.Image = images[r.ID]
 	}
-	return errors.Join(errs...)
+	return nil
 }
 
 // Find is the container that a user means: a VMID, an id, the beginning of one that no other
