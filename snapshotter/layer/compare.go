@@ -200,26 +200,21 @@ func (c *comparison) same(lower, upper int, l, u *node) (bool, error) {
 	if c.descends && unchanged(ls, us) {
 		return true, nil
 	}
-	if eq, err := sameCapability(lower, upper, l.name); err != nil || !eq {
-		return false, err
-	}
-	if u.isDir() {
-		return true, nil
-	}
-	if ls.Size != us.Size || ls.Mtim != us.Mtim {
+	if !u.isDir() && (ls.Size != us.Size || ls.Mtim != us.Mtim) {
 		return false, nil
 	}
 	// Times that an archive has cut to seconds tell nothing.
-	if ls.Mtim.Nsec != 0 {
-		return true, nil
+	exact := u.isDir() || ls.Mtim.Nsec != 0
+	if !exact && us.Mode&unix.S_IFMT == unix.S_IFREG && us.Size > 0 {
+		return sameFile(lower, upper, l.name, us.Size, c.buf)
 	}
-	if us.Mode&unix.S_IFMT == unix.S_IFLNK {
+	if eq, err := sameCapability(lower, upper, l.name); err != nil || !eq {
+		return false, err
+	}
+	if !exact && us.Mode&unix.S_IFMT == unix.S_IFLNK {
 		return sameTarget(lower, upper, l.name)
 	}
-	if us.Size == 0 {
-		return true, nil
-	}
-	return sameContent(lower, upper, l.name)
+	return true, nil
 }
 
 // unchanged is for two states of one dataset: inode and time of change are both the same.

@@ -28,7 +28,7 @@ type writer struct {
 func newWriter(w io.Writer, root int, newest *time.Time) *writer {
 	return &writer{
 		tar: tar.NewWriter(w), root: root, newest: newest, source: map[uint64]string{}, waiting: map[uint64][]string{},
-		written: map[string]struct{}{},
+		written: map[string]struct{}{}, buf: make([]byte, 256<<10),
 	}
 }
 
@@ -183,27 +183,22 @@ func (w *writer) header(dir int, n *node, at string) (*tar.Header, error) {
 
 // content writes a file's. One that grows meanwhile is cut.
 func (w *writer) content(dir int, name string, size int64) error {
-	f, err := openFile(dir, name)
+	fd, err := openFile(dir, name)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	if w.buf == nil {
-		w.buf = make([]byte, 256<<10)
-	}
+	defer unix.Close(fd)
 	for left := size; left > 0; {
-		n, err := f.Read(w.buf[:min(left, int64(len(w.buf)))])
-		if n > 0 {
-			left -= int64(n)
-			if _, err := w.tar.Write(w.buf[:n]); err != nil {
-				return fmt.Errorf("write the layer: %w", err)
-			}
-		}
-		if err == io.EOF {
-			return errors.New("it got shorter while it was read (hint: pause the container)")
-		}
+		n, err := readFull(fd, w.buf[:min(left, int64(len(w.buf)))])
 		if err != nil {
 			return err
+		}
+		if n == 0 {
+			return errors.New("it got shorter while it was read (hint: pause the container)")
+		}
+		left -= int64(n)
+		if _, err := w.tar.Write(w.buf[:n]); err != nil {
+			return fmt.Errorf("write the layer: %w", err)
 		}
 	}
 	return nil
