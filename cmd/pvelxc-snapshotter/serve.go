@@ -36,6 +36,13 @@ func serve(ctx context.Context, file string, c config) (err error) {
 	if err := log.SetLevel(c.LogLevel); err != nil {
 		return fmt.Errorf("log_level: %w", err)
 	}
+	// Layers are decompressed here, beside hashing and writing, and not by a program that happens to be on the path: what
+	// takes other people's bytes apart should be able to start nothing.
+	for _, name := range []string{"CONTAINERD_DISABLE_PIGZ", "CONTAINERD_DISABLE_IGZIP"} {
+		if err := os.Setenv(name, "1"); err != nil {
+			return err
+		}
+	}
 	raw, err := probe.Open(ctx, c.Backend)
 	if err != nil {
 		return err
