@@ -326,6 +326,34 @@ func TestPidsAndRemoveRecurse(t *testing.T) {
 	}
 }
 
+// TestVanishingGroup: a cgroup that is being removed has processes or has none; neither to list nor to kill them is an error then.
+func TestVanishingGroup(t *testing.T) {
+	g := newGroup(t, nil)
+	h := g.hierarchies[0]
+	dir := h.dir(g.config.Path)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range 300 {
+			_ = os.MkdirAll(filepath.Join(dir, "a", "b"), 0o755)
+			_ = removeAll(dir)
+		}
+	}()
+	for busy := true; busy; {
+		select {
+		case <-done:
+			busy = false
+		default:
+		}
+		if pids, err := allPids(dir); err != nil || len(pids) > 0 {
+			t.Fatalf("processes %v, %v", pids, err)
+		}
+		if err := g.Kill(timeout(t)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // TestRemoveKillsInTheMonitorsGroup: there is none of the user's processes in it, and what liblxc has left there nobody else ends.
 func TestRemoveKillsInTheMonitorsGroup(t *testing.T) {
 	g := newGroup(t, nil)

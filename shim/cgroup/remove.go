@@ -24,8 +24,8 @@ func (g *Group) Remove(ctx context.Context) error {
 		paths = append(paths, g.config.Pivot)
 	}
 	var errs []error
-	for _, h := range g.hierarchies {
-		for _, path := range paths {
+	for _, path := range paths {
+		for _, h := range g.hierarchies {
 			if err := removeWhenEmpty(ctx, h.dir(path), path == g.config.Monitor); err != nil {
 				errs = append(errs, err)
 			}
@@ -43,7 +43,7 @@ func (g *Group) Remove(ctx context.Context) error {
 }
 
 func removeWhenEmpty(ctx context.Context, dir string, kill bool) error {
-	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
+	for pause := time.Millisecond / 4; ; pause = min(2*pause, 100*time.Millisecond) {
 		err := removeAll(dir)
 		if err == nil {
 			return nil

@@ -149,10 +149,13 @@ func allPids(dir string) ([]int, error) {
 		all = append(all, pids...)
 		return err
 	}, nil)
-	if err != nil {
-		return nil, fmt.Errorf("list processes of cgroup %s: %w", dir, err)
+	switch {
+	case err == nil:
+		return sortedUnique(all), nil
+	case !isDir(dir): // whatever a kernel says of one that was removed meanwhile
+		return nil, nil
 	}
-	return sortedUnique(all), nil
+	return nil, fmt.Errorf("list processes of cgroup %s: %w", dir, err)
 }
 
 // removeAll removes dir and all cgroups below it; EBUSY when one has processes.

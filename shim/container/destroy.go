@@ -109,12 +109,14 @@ func dismantle(ctx context.Context, st *state, group *cgroup.Group) error {
 	if err := group.Kill(ctx); err != nil && !errdefs.IsNotFound(err) {
 		errs = append(errs, err)
 	}
-	for _, ref := range []*procRef{st.Init, st.Monitor} {
-		if err := ref.end(ctx); err != nil {
-			errs = append(errs, err)
-		}
+	// The monitor's memory takes a while to be given back: the container's groups are
+	// removed meanwhile, and the monitor's after that.
+	ended := make(chan error, 1)
+	go func() { ended <- st.Monitor.end(ctx) }()
+	if err := st.Init.end(ctx); err != nil {
+		errs = append(errs, err)
 	}
-	if err := group.Remove(ctx); err != nil {
+	if err := errors.Join(group.Remove(ctx), <-ended); err != nil {
 		errs = append(errs, err)
 	}
 	if st.Rdt != nil {
