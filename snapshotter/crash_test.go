@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/pvelxc/pvelxc/snapshotter"
+	"github.com/pvelxc/pvelxc/snapshotter/zfs"
 )
 
 // crash runs fn and gives a snapshotter that was opened on what the disk held when op reached ZFS: the intent in the
@@ -146,6 +147,22 @@ func TestOrphans(t *testing.T) {
 	want := []string{before[0], before[1], before[0] + "@autosnap", "mine"}
 	slices.Sort(want)
 	h.same("objects", h.objects(), want)
+}
+
+// As long as a removed layer's snapshot is there, ZFS says of its head that nothing was written since the last one.
+func TestHeadOfRemovedLayer(t *testing.T) {
+	h := open(t, nil, "")
+	h.chain("a", "b")
+	h.b.Inject(func(op, name string) error {
+		if op == "destroy" {
+			return &zfs.Error{Op: op, Name: name, Kind: zfs.ErrBusy}
+		}
+		return nil
+	})
+	h.must(h.Remove(t.Context(), "b"))
+	_, err := h.Prepare(t.Context(), "n/1/extract-9 x", "a")
+	h.must(err)
+	h.same("files of a layer on a", h.files("n/1/extract-9 x"), []string{"a"})
 }
 
 func TestLostDatabase(t *testing.T) {
