@@ -545,7 +545,7 @@ func (k *killed) play(t *testing.T, root, at string) (told, passed []string, dir
 	var exit *exec.ExitError
 	switch {
 	case err == nil:
-	case errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL && at != "": //nolint:errcheck,forcetypeassert // it is one on Linux
+	case errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL && at != "": //nolint:forcetypeassert // it is one on Linux
 	default:
 		t.Fatalf("%v\n%s", err, out)
 	}

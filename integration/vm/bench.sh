@@ -9,7 +9,7 @@ share=$(mktemp -d)
 trap 'rm -rf "$share"' EXIT
 CGO_ENABLED=0 go -C "$repo/integration" build -o "$share/bench-vm" ./cmd/bench-vm
 cp "$repo/bin/pvelxc-snapshotter" "$share/"
-cp -r "$repo"/out/peers/snapshotters-* "$share/"
+cp -r "$repo"/out/peers/{snapshotters,containerd}-2.* "$share/"
 status=0
 "$here/run.sh" -t "${VM_BENCH_LIMIT:-3000}" -d "$share" "export PVELXC_BIN=/host PVELXC_PEERS=/host VM_POOL_DEVICE=/dev/vdb1 TMPDIR=/var/tmp
 	/host/bench-vm -o /host/bench-vm.json $*" || status=$?

@@ -11,7 +11,7 @@ test-vm: vm build ## run the suites of integration/vm/suites in the VM (SUITES=c
 	@$(VM)/test.sh $(if $(filter ci,$(SUITES)),-c,$(SUITES))
 
 bench-vm: vm build ## measure the snapshotter against containerd's in the VM; writes out/bench-vm.json
-	@$(PEERS) snapshotters
+	@$(PEERS) containerd snapshotters
 	@$(VM)/bench.sh
 
 clean-vm: ## remove the test VM and its caches

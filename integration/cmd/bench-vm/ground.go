@@ -36,6 +36,7 @@ func mapKeys[V any](m map[string]V) iter.Seq[string] { return maps.Keys(m) }
 type subject struct {
 	snapshots.Snapshotter
 	name  string
+	id    string // its dataset and directory, and its name in containerd
 	cmd   *exec.Cmd
 	conn  *grpc.ClientConn
 	execs string // where the wrappers of zfs and zpool count
@@ -118,7 +119,7 @@ func (g *ground) stop() error {
 	for _, s := range g.subjects {
 		s.conn.Close()
 		if e := s.cmd.Process.Signal(syscall.SIGTERM); e == nil {
-			s.cmd.Wait()
+			_ = s.cmd.Wait() // how it ends is not what is measured
 		}
 	}
 	g.subjects = nil
@@ -162,7 +163,8 @@ func (g *ground) start(b *bench, counting bool, names ...string) error {
 			if name == cold {
 				warm = 0
 			}
-			config := fmt.Sprintf("version = 1\nroot = %q\nstate = %q\naddress = %q\nwarm_clones = %d\n", pool+"/"+id, dir+"/state", socket, warm)
+			config := fmt.Sprintf("version = 1\nroot = %q\nstate = %q\naddress = %q\nwarm_clones = %d\ncontainerd = %q\n",
+				pool+"/"+id, dir+"/state", socket, warm, filepath.Join(g.dir, "containerd.sock"))
 			if err := os.WriteFile(dir+"/config.toml", []byte(config), 0o600); err != nil {
 				return err
 			}
@@ -184,7 +186,7 @@ func (g *ground) start(b *bench, counting bool, names ...string) error {
 		if err != nil {
 			return err
 		}
-		s := &subject{name: name, cmd: cmd, execs: dir + "/execs"}
+		s := &subject{name: name, id: id, cmd: cmd, execs: dir + "/execs"}
 		cmd.Stdout, cmd.Stderr = log, log
 		cmd.Env = os.Environ()
 		if counting {

@@ -11,6 +11,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -45,7 +46,7 @@ func run(ctx context.Context, rounds, containers int, out string) (err error) {
 	for _, part := range []func() error{b.counts, b.times, b.usage, b.unpack, b.density} {
 		// What was measured before a failure is kept.
 		if err := part(); err != nil {
-			return fmt.Errorf("%w; so far: %v", err, report(b.rows, out))
+			return errors.Join(err, report(b.rows, out))
 		}
 	}
 	return report(b.rows, out)

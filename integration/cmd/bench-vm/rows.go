@@ -211,11 +211,11 @@ func (b *bench) times() error {
 	return b.g.stop()
 }
 
-// tree is an archive of n files in directories of 100.
-func tree(n int) ([]byte, error) {
+// tree is an archive of n files in directories of 100; each seed makes another one.
+func tree(n, seed int) ([]byte, error) {
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
-	text := strings.Repeat("a file of an image, as many are\n", 40)
+	text := strings.Repeat("a file of an image, as many are\n", 40) + fmt.Sprintln(seed)
 	for i := range n {
 		if i%100 == 0 {
 			if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: fmt.Sprintf("d%d/", i/100), Mode: 0o755}); err != nil {
@@ -249,7 +249,7 @@ func (b *bench) usage() error {
 	if err := b.g.start(b, false, ours, peerZFS, overlayExt4, overlayZFS); err != nil {
 		return err
 	}
-	data, err := tree(10_000)
+	data, err := tree(10_000, 0)
 	if err != nil {
 		return err
 	}
@@ -279,34 +279,6 @@ func medians(took map[string][]float64) map[string]float64 {
 		v[name] = median(t)
 	}
 	return v
-}
-
-// unpack is of one layer of 13,000 entries, to the end of its commit.
-func (b *bench) unpack() error {
-	if err := b.g.start(b, false, ours, peerZFS, overlayExt4, overlayZFS); err != nil {
-		return err
-	}
-	data, err := tree(12_870)
-	if err != nil {
-		return err
-	}
-	took := map[string][]float64{}
-	for i := range 3 {
-		for j := range b.g.subjects {
-			s := b.g.subjects[(i+j)%len(b.g.subjects)]
-			key := fmt.Sprintf("extract-%d layer", i)
-			start := time.Now()
-			if err := b.apply(s, data, key); err != nil {
-				return err
-			}
-			if err := s.Commit(b.ctx, fmt.Sprintf("layer%d", i), key); err != nil {
-				return err
-			}
-			took[s.name] = append(took[s.name], time.Since(start).Seconds()*1000)
-		}
-	}
-	b.rows = append(b.rows, newRow("unpack 13,000 entries", "ms", medians(took)))
-	return b.g.stop()
 }
 
 // density is of many containers of an image of ten layers.
