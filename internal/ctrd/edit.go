@@ -3,6 +3,7 @@ package ctrd
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -115,8 +116,8 @@ func (l Layout) planBlock(ctx context.Context, h *host.Host, before Tree, main [
 			return []Edit{{Path: l.Config, Before: main, After: []byte(after)}}, nil
 		}
 		// containerd 1.7 forgets its default runtimes when a file names another one.
-		lost, ok := err.(*changed)
-		if !ok || len(lost.runtimes) == 0 || len(add[runtimes(l.Schema)]) > 1 {
+		var lost *changed
+		if !errors.As(err, &lost) || len(lost.runtimes) == 0 || len(add[runtimes(l.Schema)]) > 1 {
 			return nil, err
 		}
 		maps.Copy(add[runtimes(l.Schema)], lost.runtimes)
@@ -338,7 +339,7 @@ func (l Layout) try(ctx context.Context, h *host.Host, before Tree, candidate fu
 		}
 		f.Close()
 		file = f.Name()
-		defer os.Remove(file)
+		defer func() { _ = os.Remove(file) }()
 	}
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		return fmt.Errorf("try containerd's configuration: %w", err)

@@ -79,7 +79,7 @@ func Explain(ctx context.Context, conf config.Config, cfg container.Config) (Exp
 	reader, err := Reader(conf)
 	if err != nil {
 		e.Unregistered = err.Error()
-		return e, nil
+		return e, nil //nolint:nilerr // it is a part of the explanation
 	}
 	e.Conf, err = reader.Render(guest(container.Guest{Namespace: cfg.Namespace, ID: cfg.ID, Bundle: cfg.Bundle, Spec: plain.Spec, Plan: plain.Plan}))
 	return e, err

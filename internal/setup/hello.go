@@ -31,7 +31,7 @@ func (s *Setup) hello(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(file.Name())
+	defer func() { _ = os.Remove(file.Name()) }()
 	_, err = file.Write(archive)
 	if err = errors.Join(err, file.Close()); err != nil {
 		return err
