@@ -34,7 +34,7 @@ C_PROGRAMS := $(if $(INIT_SOURCES),$(BIN)/pvelxc-init) $(if $(MONITOR_SOURCES),$
 .PHONY: help deps build demo test bench bench-cri lint clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 deps:
 	@dist/dev/deps.sh test
