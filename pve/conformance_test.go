@@ -64,6 +64,17 @@ func life(t *testing.T, m *machine) {
 			t.Errorf("%s: lock is %q, want %q", step.name, got, step.lock)
 		}
 	}
+	for value, want := range map[string]string{"/run/c1": "/run/c1,size=4M", "/run/c1,size=1G": "/run/c1,size=1G", "local:9000/x.raw,size=1G": "local:9000/x.raw,size=1G"} {
+		write(t, m.path(reg.VMID), strings.Replace(read(t, m.path(reg.VMID)), "rootfs: "+m.get(reg.VMID, "rootfs"), "rootfs: "+value, 1))
+		sized := reg
+		sized.RootfsSize = 4 << 20
+		must(t, m.SetRunning(ctx(t), sized))
+		if got := m.get(reg.VMID, "rootfs"); got != want {
+			t.Errorf("rootfs %s is now %s, want %s", value, got, want)
+		}
+	}
+	must(t, m.SetStopped(ctx(t), reg))
+	write(t, m.path(reg.VMID), strings.Replace(read(t, m.path(reg.VMID)), "rootfs: "+m.get(reg.VMID, "rootfs"), "rootfs: /run/c1,size=1G", 1))
 	text := read(t, m.path(reg.VMID))
 	theirs := pvetest.ParsePCT(text)
 	if got := theirs.Write(); got != text || len(theirs.Warnings) > 0 {

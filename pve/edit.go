@@ -24,7 +24,9 @@ func cleanupContext(ctx context.Context) (context.Context, context.CancelFunc) {
 // started. A lock that is not ours, a backup's say, stays.
 func (r *Registrar) SetRunning(ctx context.Context, reg Registration) (err error) {
 	defer r.observe("set-running", &err)()
-	return r.edit(ctx, "unlock", reg, unlock)
+	return r.edit(ctx, "unlock", reg, func(c *conf.Conf) error {
+		return errors.Join(unlock(c), measure(c, reg.RootfsSize))
+	})
 }
 
 // SetStopped keeps PVE from acting on a container that has exited: its task still
@@ -48,6 +50,20 @@ func unlock(c *conf.Conf) error {
 		c.Delete("lock")
 	}
 	return nil
+}
+
+// measure completes the line of the root by its size.
+func measure(c *conf.Conf, size int64) error {
+	value, ok := c.Get("rootfs")
+	if !ok || size <= 0 {
+		return nil
+	}
+	root, err := conf.ParseRootfs(value)
+	if err != nil || root.Size > 0 {
+		return nil //nolint:nilerr // an admin's line
+	}
+	root.Size = size
+	return c.Set("rootfs", root.String())
 }
 
 func lockCreate(c *conf.Conf) error {

@@ -60,6 +60,9 @@ const (
 	Conflict Action = "conflict"
 )
 
+// Actions are all of them.
+var Actions = []Action{Removed, Restored, Returned, Locked, Unlocked, Swept, Orphan, Conflict}
+
 // Change is one finding of a reconciliation.
 type Change struct {
 	Action Action

@@ -14,6 +14,9 @@ type Registration struct {
 	VMID VMID
 	// Namespace is containerd's; ID is unique in it.
 	Namespace, ID string
+	// RootfsSize is that of the root's file system in bytes, once it is known: SetRunning writes
+	// it into a conf that has none. 0 is unknown.
+	RootfsSize int64
 	// Degraded is why a container is not registered under OnNoQuorum = Degrade.
 	Degraded error
 }

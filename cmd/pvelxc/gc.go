@@ -15,6 +15,7 @@ import (
 
 func gcCommand() *cobra.Command {
 	var apply, asJSON bool
+	var textfile string
 	c := &cobra.Command{
 		Use:   "gc",
 		Short: "Make what Proxmox VE knows agree with the containers of this node",
@@ -31,11 +32,15 @@ func gcCommand() *cobra.Command {
 			if asJSON {
 				show = printReportJSON
 			}
+			if textfile != "" {
+				err = errors.Join(err, writeTextfile(textfile, report, err))
+			}
 			return errors.Join(err, show(cmd.OutOrStdout(), report, apply))
 		},
 	}
 	c.Flags().BoolVar(&apply, "apply", false, "do it")
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	c.Flags().StringVar(&textfile, "textfile", "", "write metrics to `FILE`, a .prom file of node_exporter's textfile collector")
 	return c
 }
 

@@ -60,6 +60,9 @@ func TestLife(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.lock(vmid, "")
+	if rootfs := n.pct(vmid).Keys["rootfs"]; !strings.Contains(rootfs, ",size=") {
+		t.Errorf("rootfs is %q, without a size", rootfs)
+	}
 	for _, path := range []string{n.path(vmid), filepath.Join(lxcpath, vmid, "config")} {
 		if strings.Contains(n.read(path), secret) {
 			t.Errorf("%s holds the environment", path)

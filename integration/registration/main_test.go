@@ -164,8 +164,8 @@ func (n *node) run(name string, args ...string) string {
 func (n *node) gc() string { return n.run(filepath.Join(daemon.Bin(), "pvelxc"), "gc", "--apply") }
 
 // tryGC is gc while other things happen: a failure is for the next one to mend.
-func (n *node) tryGC() {
-	cmd := exec.Command(filepath.Join(daemon.Bin(), "pvelxc"), "gc", "--apply")
+func (n *node) tryGC(options ...string) {
+	cmd := exec.Command(filepath.Join(daemon.Bin(), "pvelxc"), append([]string{"gc", "--apply"}, options...)...)
 	cmd.Env = append(os.Environ(), "PVELXC_CONFIG="+configuration())
 	if out, err := cmd.CombinedOutput(); err != nil {
 		n.t.Logf("gc: %v: %s", err, out)

@@ -25,6 +25,7 @@ func TestNoQuorumDegrades(t *testing.T) {
 	if log := n.Daemon.LogTail(200); !strings.Contains(log, "container starts unregistered") {
 		t.Error("no log line says that the container is not registered")
 	}
+	n.metrics(t, "0", "1") // what cannot be reconciled is counted
 	for _, c := range []*harness.Container{before, c} {
 		if out := c.Sh(t, "echo fine"); out != "fine\n" {
 			t.Errorf("a container says %q", out)
@@ -37,6 +38,21 @@ func TestNoQuorumDegrades(t *testing.T) {
 	n.SetQuorum(true)
 	n.gc()
 	n.none("after reconciliation")
+	n.metrics(t, "1", "0")
+}
+
+// metrics are what gc writes for node_exporter: whether it succeeds, and how many containers are
+// unregistered.
+func (n *node) metrics(t *testing.T, success, unregistered string) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "pvelxc.prom")
+	n.tryGC("--textfile", file)
+	text := "\n" + n.read(file)
+	for _, want := range []string{"\npvelxc_reconcile_success " + success + "\n", "\npvelxc_registration_unregistered_containers " + unregistered + "\n"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in%s", want, text)
+		}
+	}
 }
 
 func TestNoQuorumFails(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/pvelxc/pvelxc/oci2lxc"
 	"github.com/pvelxc/pvelxc/pve"
@@ -127,4 +128,13 @@ func limits(r *specs.LinuxResources) pve.Limits {
 		l.CPUs = c.Cpus
 	}
 	return l
+}
+
+// rootfsSize is what df says of a mounted root, in bytes; 0 where it says nothing.
+func rootfsSize(path string) int64 {
+	var st unix.Statfs_t
+	if unix.Statfs(path, &st) != nil {
+		return 0
+	}
+	return int64(st.Blocks) * st.Bsize
 }

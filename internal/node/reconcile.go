@@ -63,17 +63,27 @@ func turnToReconcile(path string) bool {
 // Reconcile makes the confs of this node agree with its containers, which are
 // those with a state file: after a reboot of the host there are none. Confs are where
 // the configuration says, and where a container's record does.
+//
+// The report of one that failed counts the containers nevertheless.
 func Reconcile(ctx context.Context, conf config.Config, dryRun bool) (pve.Report, error) {
+	var total pve.Report
 	r := &registrar{conf: conf}
 	client, err := r.open()
-	if err != nil {
-		return pve.Report{}, err
+	var here site
+	if err == nil {
+		here = site{client.Root, client.Node}
+		total, err = reconcileAt(ctx, client, here, here, dryRun)
 	}
-	here := site{client.Root, client.Node}
-	total, err := reconcileAt(ctx, client, here, here, dryRun)
-	elsewhere, listErr := tasks(here)
+	all, listErr := tasks(here)
 	errs := []error{err, listErr}
-	for p := range elsewhere {
+	total.Tasks, total.Unregistered = 0, 0
+	for p, list := range all {
+		total.Tasks += len(list)
+		for _, t := range list {
+			if t.VMID == 0 {
+				total.Unregistered++
+			}
+		}
 		if p == here {
 			continue
 		}
@@ -85,7 +95,6 @@ func Reconcile(ctx context.Context, conf config.Config, dryRun bool) (pve.Report
 		errs = append(errs, err)
 		total.Changes = append(total.Changes, report.Changes...)
 		total.Confs += report.Confs
-		total.Tasks += report.Tasks
 	}
 	return total, errors.Join(errs...)
 }
@@ -140,6 +149,9 @@ func look(namespace, id string, vmid pve.VMID) (pve.Guest, bool, error) {
 	}
 	if rec.Guest == nil {
 		return pve.Guest{}, false, errors.New("the record does not describe the container")
+	}
+	if rec.Guest.RootfsSize == 0 && c.Started() {
+		rec.Guest.RootfsSize = rootfsSize(rec.Guest.Rootfs)
 	}
 	return *rec.Guest, c.Started(), nil
 }

@@ -171,6 +171,10 @@ func (r *registration) Record() (json.RawMessage, error) {
 
 func (r *registration) Running(ctx context.Context) error {
 	r.pool.join(ctx)
+	if r.guest != nil {
+		r.guest.RootfsSize = rootfsSize(r.guest.Rootfs)
+		r.reg.RootfsSize = r.guest.RootfsSize
+	}
 	return r.client.SetRunning(ctx, r.reg)
 }
 
