@@ -122,6 +122,11 @@ func TestNoQuorum(t *testing.T) {
 	if _, err := m.Reserve(ctx(t), guest("c1")); !errors.Is(err, pve.ErrNoQuorum) || !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "hint: pvecm status") {
 		t.Errorf("on_no_quorum = fail: %v", err)
 	}
+	m.mount.ShowStale(true)
+	if _, err := m.Reserve(ctx(t), guest("c1")); !errors.Is(err, pve.ErrNoQuorum) {
+		t.Errorf("while the modes still say otherwise: %v", err)
+	}
+	m.mount.ShowStale(false)
 	o := *m.Registrar
 	o.OnNoQuorum = pve.Degrade
 	degrading := start(t, o, m.mount)
@@ -223,6 +228,7 @@ func TestGone(t *testing.T) {
 			"Unregister": func() error { return m.Unregister(ctx(t), reg) },
 			"List":       func() error { _, err := m.List(ctx(t), true); return err },
 			"Reconcile":  func() error { _, err := m.Reconcile(ctx(t), tasks()); return err },
+			"Find":       func() error { _, err := m.Find(context.Background(), reg.VMID); return err },
 		} {
 			if err := do(); !errors.Is(err, pve.ErrUnreachable) || !errdefs.IsUnavailable(err) || errors.Is(err, pve.ErrNotRegistered) {
 				t.Errorf("%s: %s = %v, want ErrUnreachable", state, op, err)

@@ -385,6 +385,15 @@ func list(t *testing.T, m *machine) {
 	write(t, m.pathOn(m.Node, 101)+".bak", "lxc.group: pvelxc/n1/default/x\n")
 	entries, err := m.List(ctx(t), true)
 	must(t, err)
+	if e, err := m.Find(ctx(t), b.VMID); err != nil || e.Owner.ID != "b" || e.Node != "n1" || e.Lock != "" {
+		t.Errorf("found %+v, %v", e, err)
+	}
+	if e, err := m.Find(ctx(t), 100); err != nil || e.Owner != (pve.Owner{}) {
+		t.Errorf("found of an admin's %+v, %v", e, err)
+	}
+	if _, err := m.Find(ctx(t), 9998); !errors.Is(err, pve.ErrNotRegistered) {
+		t.Errorf("found of nobody: %v", err)
+	}
 	if len(entries) != 2 {
 		t.Fatalf("%d entries, want 2: %+v", len(entries), entries)
 	}

@@ -82,8 +82,9 @@ func (e *Error) Unwrap() []error {
 	return errs
 }
 
-// wrap gives err its kind. quorate tells whether the file system may be written at all.
-func wrap(op string, vmid VMID, err error, quorate func() bool) error {
+// wrap gives err its kind. Of pmxcfs root gets EACCES only without quorum; its modes
+// say so too, but the kernel may show those of a second ago.
+func (r *Registrar) wrap(op string, vmid VMID, err error) error {
 	var known *Error
 	if err == nil {
 		return nil
@@ -96,7 +97,7 @@ func wrap(op string, vmid VMID, err error, quorate func() bool) error {
 	}
 	e := &Error{Op: op, VMID: vmid, Err: err}
 	switch {
-	case errors.Is(err, unix.EACCES) && !quorate():
+	case errors.Is(err, unix.EACCES) && !r.Local:
 		e.Kind, e.Hint = ErrNoQuorum, "pvecm status; containers go on running, and are registered again by pvelxc gc"
 	case isGone(err):
 		e.Kind, e.Hint = ErrUnreachable, hintUnreachable

@@ -37,25 +37,31 @@ type Entry struct {
 // ErrUnreachable, and what conf.Parse fails with.
 func (r *Registrar) Find(ctx context.Context, vmid VMID) (e Entry, err error) {
 	defer r.observe("find", &err)()
-	var data []byte
-	var node string
-	err = r.store.retry(ctx, func() error {
-		node, data, err = r.locate(vmid)
-		return err
-	})
-	if errors.Is(err, unix.ENOENT) {
-		return Entry{}, &Error{Op: "find", VMID: vmid, Kind: ErrNotRegistered}
+	type found struct {
+		node string
+		data []byte
 	}
+	results := make(chan found, 1)
+	err = r.reach(ctx, "find", vmid, func(ctx context.Context) error {
+		return r.store.retry(ctx, func() error {
+			node, data, err := r.locate(vmid)
+			if err == nil {
+				results <- found{node, data}
+			}
+			return err
+		})
+	}, nil)
 	if err != nil {
-		return Entry{}, wrap("find", vmid, err, r.store.quorate)
+		return Entry{}, err
 	}
-	c, err := conf.Parse(data)
+	at := <-results
+	c, err := conf.Parse(at.data)
 	if err != nil {
 		return Entry{}, fmt.Errorf("conf of %d: %w", vmid, err)
 	}
 	owner, _ := ownerOf(c)
 	lock, _ := c.Get("lock")
-	return Entry{VMID: vmid, Node: node, Owner: owner, Lock: lock, Digest: conf.Digest(data), Conf: c}, nil
+	return Entry{VMID: vmid, Node: at.node, Owner: owner, Lock: lock, Digest: conf.Digest(at.data), Conf: c}, nil
 }
 
 // listing is what a look at the cluster found.
@@ -147,16 +153,18 @@ func (r *Registrar) readAll(ctx context.Context, node string, vmids []VMID) (ent
 	errs := make([]error, workers)
 	for w := range workers {
 		wg.Go(func() {
-			buf := make([]byte, 64<<10)
-			for errs[w] == nil {
-				i := int(next.Add(1)) - 1
-				if i >= len(vmids) {
-					return
+			quietly(func() {
+				buf := make([]byte, 64<<10)
+				for errs[w] == nil {
+					i := int(next.Add(1)) - 1
+					if i >= len(vmids) {
+						return
+					}
+					if errs[w] = ctx.Err(); errs[w] == nil {
+						found[i], none[i], errs[w] = readEntry(dir, node, vmids[i], buf)
+					}
 				}
-				if errs[w] = ctx.Err(); errs[w] == nil {
-					found[i], none[i], errs[w] = readEntry(dir, node, vmids[i], buf)
-				}
-			}
+			})
 		})
 	}
 	wg.Wait()

@@ -61,7 +61,7 @@ func (r *Registrar) locked(ctx context.Context, op string, vmid VMID, f func(con
 	}
 	lock, err := r.lockVMID(ctx, vmid, r.LockTimeout)
 	if err != nil {
-		return wrap(op, vmid, err, r.store.quorate)
+		return r.wrap(op, vmid, err)
 	}
 	return r.bound(ctx, op, vmid, func(ctx context.Context) error {
 		defer lock.release()

@@ -20,7 +20,7 @@ var errDeleted = errors.New("the container is being deleted")
 func (p *reconciliation) do(action Action, vmid VMID, owner Owner, f func() error) {
 	var err error
 	if !p.view.DryRun {
-		if err = wrap(string(action), vmid, f(), p.store.quorate); errors.Is(err, errDeleted) {
+		if err = p.wrap(string(action), vmid, f()); errors.Is(err, errDeleted) {
 			return
 		}
 	}

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -96,9 +98,30 @@ func (o outage) watch(fd int) (over <-chan bool, err error) {
 }
 
 // ended asks the file system for something that it always has.
-func (o outage) ended() bool {
-	_, err := os.Lstat(filepath.Join(o.root, "local"))
-	return err == nil
+func (o outage) ended() (ended bool) {
+	quietly(func() {
+		_, err := os.Lstat(filepath.Join(o.root, "local"))
+		ended = err == nil
+	})
+	return ended
+}
+
+// quietly runs f on a thread to which no signal is delivered. One that hangs in a FUSE
+// mount handles none, and the kernel may choose it for a signal of the whole process: a
+// shim would not learn that its container has ended.
+func quietly(f func()) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var others, before unix.Sigset_t
+	for _, sig := range []unix.Signal{unix.SIGCHLD, unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGPIPE} {
+		bit := int(sig) - 1
+		word := 8 * int(unsafe.Sizeof(others.Val[0]))
+		others.Val[bit/word] |= 1 << (bit % word)
+	}
+	if unix.PthreadSigmask(unix.SIG_BLOCK, &others, &before) == nil {
+		defer func() { _ = unix.PthreadSigmask(unix.SIG_SETMASK, &before, nil) }()
+	}
+	f()
 }
 
 func unlinked(fd int) bool {
@@ -112,7 +135,7 @@ func unlinked(fd int) bool {
 // for any more. Where an outage is known, f is not run.
 func (r *Registrar) reach(ctx context.Context, op string, vmid VMID, f func(context.Context) error, late func(error)) error {
 	if r.Local {
-		return wrap(op, vmid, f(ctx), r.store.quorate)
+		return r.wrap(op, vmid, f(ctx))
 	}
 	if err := r.checkOutage(ctx, op, vmid); err != nil {
 		return err
@@ -133,7 +156,7 @@ func (r *Registrar) checkOutage(ctx context.Context, op string, vmid VMID) error
 // bound is reach for who has made sure that no outage is known.
 func (r *Registrar) bound(ctx context.Context, op string, vmid VMID, f func(context.Context) error, late func(error)) error {
 	if r.Local {
-		return wrap(op, vmid, f(ctx), r.store.quorate)
+		return r.wrap(op, vmid, f(ctx))
 	}
 	bounded, cancel := context.WithTimeout(ctx, r.RetryFor)
 	// A machine that is slow is no outage: something small is asked before the end.
@@ -145,7 +168,8 @@ func (r *Registrar) bound(ctx context.Context, op string, vmid VMID, f func(cont
 	done := make(chan error, 1)
 	go func() {
 		defer cancel()
-		err := wrap(op, vmid, f(bounded), r.store.quorate)
+		var err error
+		quietly(func() { err = r.wrap(op, vmid, f(bounded)) })
 		mu.Lock()
 		if !abandoned {
 			done <- err

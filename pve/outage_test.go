@@ -63,6 +63,7 @@ func TestHangIsWaitedForOnce(t *testing.T) {
 		"Unregister": func() error { return other.Unregister(ctx(t), before) },
 		"List":       func() error { _, err := other.List(ctx(t), true); return err },
 		"Reconcile":  func() error { _, err := other.Reconcile(ctx(t), tasks()); return err },
+		"Find":       func() error { _, err := other.Find(ctx(t), before.VMID); return err },
 	} {
 		if err := do(); !errors.Is(err, pve.ErrUnreachable) || !errdefs.IsUnavailable(err) {
 			t.Errorf("%s: %v, want ErrUnreachable", op, err)

@@ -43,8 +43,6 @@ const (
 	OpReaddir  Op = "readdir"
 	OpOpen     Op = "open"
 	OpRead     Op = "read"
-	OpFlush    Op = "flush"
-	OpFsync    Op = "fsync"
 )
 
 // Mount is one node's /etc/pve.
@@ -56,6 +54,7 @@ type Mount struct {
 
 	server     *fuse.Server
 	quorum     atomic.Bool
+	stale      atomic.Bool
 	down       atomic.Bool
 	generation atomic.Int64 // of the daemon: handles of an earlier one are dead
 	latency    atomic.Int64 // nanoseconds
@@ -127,6 +126,10 @@ func Start(t testing.TB, nodes ...string) map[string]*Mount {
 
 // SetQuorum gives or takes the node's quorum.
 func (m *Mount) SetQuorum(quorate bool) { m.quorum.Store(quorate) }
+
+// ShowStale has modes show the quorum that was: the kernel keeps what it knows of a file of
+// pmxcfs for a second.
+func (m *Mount) ShowStale(stale bool) { m.stale.Store(stale) }
 
 // SetLatency delays every change, as corosync does.
 func (m *Mount) SetLatency(d time.Duration) { m.latency.Store(int64(d)) }

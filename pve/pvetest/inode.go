@@ -35,7 +35,7 @@ func (n *inode) attr(a *fuse.Attr) {
 	default:
 		a.Ino, a.Mode, a.Size = n.e.ino, syscall.S_IFREG|0o640, uint64(len(n.e.data))
 	}
-	if !n.m.quorum.Load() {
+	if !n.m.quorum.Load() && !n.m.stale.Load() {
 		a.Mode &^= 0o222
 	}
 	seconds := uint64(n.e.modified.Unix())
