@@ -68,6 +68,12 @@ bench-cri: deps ## measure pods through CRI against runc; writes out/bench-cri.j
 	@$(INTEGRATION) build -o $(OUT)/bench ./cmd/bench
 	@$(OUT)/bench -cri -o $(OUT)/bench-cri.json
 
+bench-registration: deps ## measure what registration with Proxmox VE costs, modes in turn (ROUNDS=15)
+	@$(MAKE) --no-print-directory go c
+	@$(PEERS) containerd runc
+	@PVELXC_COST_ROUNDS=$(or $(ROUNDS),15) $(INTEGRATION) test ./registration -run TestCost -v -count=1
+	@$(GO) test ./pve -run '^$$' -bench 'Reserve|Thousand' -benchtime 30x
+
 lint: deps ## go vet, golangci-lint, C with all warnings as errors, shell syntax
 	@dist/dev/lint.sh
 
