@@ -30,7 +30,7 @@ func TestReference(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fmt.Fprintf(&b, "\n## /etc/pvelxc/snapshotter.toml\n\nRead by pvelxc-snapshotter when it starts; `pvelxc-snapshotter -check` checks it. See docs/zfs.md.\n\n```toml\n%s```\n", sample)
+	fmt.Fprintf(&b, "\n## /etc/pvelxc/snapshotter.toml\n\nRead by pvelxc-snapshotter when it starts; `pvelxc-snapshotter -check` checks it. See [zfs](zfs.md).\n\n```toml\n%s```\n", sample)
 	if *update {
 		if err := os.WriteFile(reference, []byte(b.String()), 0o644); err != nil {
 			t.Fatal(err)

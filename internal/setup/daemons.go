@@ -143,7 +143,7 @@ func (s *Setup) snapshotterAnswers(ctx context.Context) (string, error) {
 // stopSnapshotter also takes back the dataset, with what this run put there, where it was not
 // there before.
 func (s *Setup) stopSnapshotter(ctx context.Context) error {
-	if err := s.systemctl("disable", "--now", socketUnit, serviceUnit)(ctx); err != nil {
+	if err := s.stopUnits(ctx); err != nil {
 		return err
 	}
 	if !s.datasetNew {
@@ -156,6 +156,18 @@ func (s *Setup) stopSnapshotter(ctx context.Context) error {
 		return err
 	}
 	return os.RemoveAll(s.At(snapshotterState + "/metadata.db"))
+}
+
+// stopUnits also unmounts what the daemon left mounted for the kubelet to see.
+func (s *Setup) stopUnits(ctx context.Context) error {
+	if err := s.systemctl("disable", "--now", socketUnit, serviceUnit)(ctx); err != nil {
+		return err
+	}
+	if _, err := s.Run(ctx, "mountpoint", "-q", s.At(exportsRoot)); err != nil {
+		return nil //nolint:nilerr // nothing is mounted
+	}
+	_, err := s.Run(ctx, "umount", s.At(exportsRoot))
+	return err
 }
 
 func (s *Setup) planTimer(ctx context.Context) (string, error) {

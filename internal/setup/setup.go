@@ -121,7 +121,7 @@ func (s *Setup) Uninstall() []Step {
 		{Name: "config-dump", Verify: s.stillParses},
 		{Name: "restart", Plan: s.planRestartAfterRemoval, Do: s.restart},
 		{Name: "timer", Plan: s.planStop(timerUnit), Do: s.systemctl("disable", "--now", timerUnit), Undo: s.systemctl("enable", "--now", timerUnit)},
-		{Name: "snapshotter", Plan: s.planStop(socketUnit), Do: s.systemctl("disable", "--now", socketUnit, serviceUnit), Undo: s.systemctl("enable", "--now", socketUnit)},
+		{Name: "snapshotter", Plan: s.planStop(socketUnit), Do: s.stopUnits, Undo: s.systemctl("enable", "--now", socketUnit)},
 		{Name: "settings", Plan: s.planSettingsRemoval, Do: s.removeSettings, Undo: s.restoreSettings},
 	}
 }
