@@ -31,10 +31,10 @@ SECCOMP := $(patsubst cmd/%/main.go,%,$(wildcard cmd/pvelxc-seccomp/main.go))
 C_PROGRAMS := $(if $(INIT_SOURCES),$(BIN)/pvelxc-init) $(if $(MONITOR_SOURCES),$(BIN)/pvelxc-monitor)
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build demo test bench bench-cri lint clean
+.PHONY: help deps build demo test bench bench-cri test-k8s test-pods lint clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 deps:
 	@dist/dev/deps.sh test
@@ -73,6 +73,16 @@ bench-registration: deps ## measure what registration with Proxmox VE costs, mod
 	@$(PEERS) containerd runc
 	@PVELXC_COST_ROUNDS=$(or $(ROUNDS),15) $(INTEGRATION) test ./registration -run TestCost -v -count=1
 	@$(GO) test ./pve -run '^$$' -bench 'Reserve|Thousand' -benchtime 30x
+
+test-k8s: deps ## a kubelet with static pods on our handler; builds Kubernetes the first time, which takes long
+	@$(MAKE) --no-print-directory go c
+	@$(PEERS) containerd runc kubernetes
+	@$(INTEGRATION) test -tags k8s -count=1 -timeout 30m -v ./k8s
+
+test-pods: deps ## sixty pods come and go, on runc and on ours, and nothing is left
+	@$(MAKE) --no-print-directory go c
+	@$(PEERS) containerd runc
+	@PVELXC_TEST_PODS=60 $(INTEGRATION) test -count=1 -timeout 20m -v -run TestManyPods ./cri
 
 lint: deps ## go vet, golangci-lint, C with all warnings as errors, shell syntax
 	@dist/dev/lint.sh
