@@ -107,15 +107,17 @@ func (s *Snapshotter) reconcile(ctx context.Context) error {
 
 func (s *Snapshotter) undoIntents(ctx context.Context) error {
 	return s.update(ctx, func(ctx context.Context, r rows) error {
-		list, err := r.snapshots()
+		t, err := r.tables()
 		if err != nil {
 			return err
 		}
 		names, err := storage.IDMap(ctx)
-		if err != nil && !errdefs.IsNotFound(err) && len(list) > 0 {
+		// Before the first snapshot there is no bucket for them.
+		if err != nil && !errdefs.IsNotFound(err) {
 			return err
 		}
-		for id, row := range list {
+		err = nil
+		for id, row := range t.snapshots {
 			switch row.State {
 			case creating:
 				if key, ok := names[id]; ok {
@@ -131,11 +133,7 @@ func (s *Snapshotter) undoIntents(ctx context.Context) error {
 				return err
 			}
 		}
-		datasets, err := r.datasets()
-		if err != nil {
-			return err
-		}
-		for name, d := range datasets {
+		for name, d := range t.datasets {
 			if d.State == creating || d.Spare != "" {
 				if err := r.bury(name, d.Seq); err != nil {
 					return err
@@ -148,20 +146,12 @@ func (s *Snapshotter) undoIntents(ctx context.Context) error {
 
 // compare looks for what only one side knows.
 func (s *Snapshotter) compare(ctx context.Context, r rows, children []zfs.Info, snaps map[string][]zfs.Info) error {
-	datasets, err := r.datasets()
-	if err != nil {
-		return err
-	}
-	tombs, err := r.tombstones()
-	if err != nil {
-		return err
-	}
-	list, err := r.snapshots()
+	t, err := r.tables()
 	if err != nil {
 		return err
 	}
 	known := map[string]bool{}
-	for _, row := range list {
+	for _, row := range t.snapshots {
 		known[row.zfsName()] = true
 	}
 	seen := map[string]uint64{}
@@ -174,8 +164,8 @@ func (s *Snapshotter) compare(ctx context.Context, r rows, children []zfs.Info, 
 		if base == emptyName {
 			continue
 		}
-		_, ours := datasets[c.Name]
-		_, dead := tombs[c.Name]
+		_, ours := t.datasets[c.Name]
+		_, dead := t.tombs[c.Name]
 		if !ours && !dead {
 			if !idForm.MatchString(base) {
 				log.G(ctx).WithField("dataset", c.Name).Warn("a dataset that is not ours lies below our root and is left alone")
@@ -187,7 +177,7 @@ func (s *Snapshotter) compare(ctx context.Context, r rows, children []zfs.Info, 
 			}
 		}
 		for _, i := range snaps[c.Name] {
-			_, dead := tombs[i.Name]
+			_, dead := t.tombs[i.Name]
 			if known[i.Name] || dead || i.Local[propertyCommit] == "" {
 				continue
 			}
@@ -205,7 +195,7 @@ func (s *Snapshotter) compare(ctx context.Context, r rows, children []zfs.Info, 
 			}
 		}
 	}
-	for id, row := range list {
+	for id, row := range t.snapshots {
 		if guid, ok := seen[row.zfsName()]; !ok || guid != row.GUID {
 			log.G(ctx).WithField("id", id).WithField("dataset", row.zfsName()).Warn("a snapshot's dataset was destroyed or replaced by somebody else")
 		}

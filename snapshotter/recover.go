@@ -42,7 +42,8 @@ func Recover(ctx context.Context, opts Options) (*Recovery, error) {
 	if err := os.Remove(draft); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("recover: %w", err)
 	}
-	defer os.Remove(draft)
+	// One that stays is removed by the next call.
+	defer func() { _ = os.Remove(draft) }()
 	ms, err := storage.NewMetaStore(draft)
 	if err != nil {
 		return nil, fmt.Errorf("recover: %w", err)

@@ -247,6 +247,21 @@ func (r rows) deleteTombstone(name string) error {
 	return r.ours.Bucket(bucketTombs).Delete([]byte(name))
 }
 
+// tables are all of our rows as they were when they were read.
+type tables struct {
+	snapshots map[string]snapshotRow
+	datasets  map[string]datasetRow
+	tombs     map[string]tombstone
+}
+
+func (r rows) tables() (t tables, err error) {
+	var errs [3]error
+	t.snapshots, errs[0] = r.snapshots()
+	t.datasets, errs[1] = r.datasets()
+	t.tombs, errs[2] = r.tombstones()
+	return t, errors.Join(errs[:]...)
+}
+
 // The spares' index: id of the committed snapshot, NUL, dataset.
 func spareKey(id, dataset string) []byte { return []byte(id + "\x00" + dataset) }
 

@@ -169,27 +169,19 @@ func (s *Snapshotter) explain(ctx context.Context, name string, due map[string]t
 func (s *Snapshotter) rollbackHeads(ctx context.Context) error {
 	todo := map[string]string{}
 	err := s.view(ctx, func(_ context.Context, r rows) error {
-		datasets, err := r.datasets()
-		if err != nil {
-			return err
-		}
-		tombs, err := r.tombstones()
+		t, err := r.tables()
 		if err != nil {
 			return err
 		}
 		waits := map[string]bool{}
-		for name := range tombs {
+		for name := range t.tombs {
 			waits[zfs.Dataset(name)] = true
 		}
-		for name, d := range datasets {
+		for name, d := range t.datasets {
 			if !d.Dirty || d.Lease != "" || waits[name] || d.last() == "" || s.applied.busy(name) {
 				continue
 			}
-			row, ok, err := r.snapshot(d.last())
-			if err != nil {
-				return err
-			}
-			if ok {
+			if row, ok := t.snapshots[d.last()]; ok {
 				todo[name] = row.zfsName()
 			}
 		}

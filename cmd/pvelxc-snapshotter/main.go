@@ -76,7 +76,7 @@ func recoverMetadata(ctx context.Context, c config, out io.Writer) (err error) {
 		fmt.Fprintf(out, "%s is a container's and has lost its name; it stays until it is destroyed by hand\n", name)
 	}
 	for _, why := range r.Refused {
-		fmt.Fprintf(out, "left out: %s\n", why)
+		fmt.Fprintf(out, "left out, and destroyed at the next start: %s\n", why)
 	}
 	return nil
 }

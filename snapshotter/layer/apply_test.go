@@ -161,6 +161,9 @@ func TestApplyIsContainerds(t *testing.T) {
 		"directory then a file":    {dir("t"), file("t")},
 		"directory then a link":    {dir("t"), link("t", "a")},
 		"link then a directory":    {link("t", "a"), dir("t"), file("t/x")},
+		"link replaced meanwhile":  {link("l", "a"), file("l/x"), link("l", "d"), file("l/y")},
+		"directory made anew":      {dir("t"), file("t/x"), file(".wh.t"), file("t/y")},
+		"opaque above":             {file("e/f/new"), dir("e"), dir("e/f"), file("e/.wh..wh..opq"), file("e/f/newer")},
 		"twice":                    {file("t"), file("t"), dir("u"), dir("u")},
 		"global header":            {{kind: tar.TypeXGlobalHeader, name: "pax_global_header"}, file("x")},
 	} {
