@@ -380,24 +380,41 @@ func writeAt(dir *os.File, name, value string) error {
 	return err
 }
 
-func TestOOM(t *testing.T) {
-	g := newGroup(t, &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(32 << 20))}})
+// killed makes a process of the group that the kernel kills for want of memory, and tells of each event.
+func killed(t *testing.T, g *Group) (events chan struct{}, end func(), p *process) {
+	t.Helper()
 	if err := g.Apply(timeout(t)); err != nil {
 		t.Fatal(err)
 	}
-	killed := make(chan struct{}, 100)
-	if err := g.OOM(timeout(t), func() { killed <- struct{}{} }); err != nil {
+	events = make(chan struct{}, 100)
+	end, err := g.OOM(func() { events <- struct{}{} })
+	if err != nil {
 		t.Fatal(err)
 	}
-	p := spawn(t, g, "allocate")
+	p = spawn(t, g, "allocate")
 	p.await(t, "allocating eight times the limit")
+	return events, end, p
+}
+
+func small(t *testing.T) *Group {
+	return newGroup(t, &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(32 << 20))}})
+}
+
+func noWatches(t *testing.T, g *Group) {
+	t.Helper()
+	eventually(t, "the watch ends", func() bool {
+		g.watchesMu.Lock()
+		defer g.watchesMu.Unlock()
+		return len(g.watches) == 0
+	})
+}
+
+func TestOOM(t *testing.T) {
+	g := small(t)
+	events, _, p := killed(t, g)
 	// As liblxc does, at once.
 	if err := g.Remove(timeout(t)); err == nil {
-		defer eventually(t, "the watch ends", func() bool {
-			g.watchesMu.Lock()
-			defer g.watchesMu.Unlock()
-			return len(g.watches) == 0
-		})
+		defer noWatches(t, g)
 	} else {
 		t.Error(err)
 	}
@@ -405,24 +422,49 @@ func TestOOM(t *testing.T) {
 		t.Fatalf("status %d, signal %v: was not killed", p.status, p.signal)
 	}
 	select {
-	case <-killed:
-	case <-time.After(10 * time.Second):
+	case <-events:
+	case <-time.After(time.Minute):
 		t.Fatal("no event")
 	}
 }
 
-func TestOOMEndsWithItsContext(t *testing.T) {
+// TestOOMBeforeTheEnd: a watch that is ended as soon as the process is gone has told of its kill by then.
+func TestOOMBeforeTheEnd(t *testing.T) {
+	for i := range 10 {
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			g := small(t)
+			events, end, _ := killed(t, g)
+			end()
+			if len(events) == 0 {
+				t.Fatal("the watch ended without a word")
+			}
+			end()
+			noWatches(t, g)
+		})
+	}
+}
+
+func TestOOMWithoutCause(t *testing.T) {
 	g := newGroup(t, nil)
-	ctx, cancel := context.WithCancel(timeout(t))
-	if err := g.OOM(ctx, func() { t.Error("an event without cause") }); err != nil {
+	for range 20 {
+		end, err := g.OOM(func() { t.Error("an event without cause") })
+		if err != nil {
+			t.Fatal(err)
+		}
+		end()
+		end()
+	}
+	noWatches(t, g)
+	// The end of the cgroup is none either.
+	end, err := g.OOM(func() { t.Error("an event without cause") })
+	if err != nil {
 		t.Fatal(err)
 	}
-	cancel()
-	eventually(t, "the watch ends", func() bool {
-		g.watchesMu.Lock()
-		defer g.watchesMu.Unlock()
-		return len(g.watches) == 0
-	})
+	if err := g.Remove(timeout(t)); err != nil {
+		t.Fatal(err)
+	}
+	end()
+	noWatches(t, g)
 }
 
 func TestStats(t *testing.T) {

@@ -113,11 +113,11 @@ func (c *Container) limit(ctx context.Context, pid int) error {
 	if err := setOOMScore(pid, c.plan.Process.OOMScoreAdj); err != nil {
 		return err
 	}
-	watch, stop := context.WithCancel(context.Background())
-	c.stopOOM = stop
-	if err := c.group.OOM(watch, func() { c.emit(&events.TaskOOM{ContainerID: c.id}) }); err != nil {
+	end, err := c.group.OOM(func() { c.emit(&events.TaskOOM{ContainerID: c.id}) })
+	if err != nil {
 		return fmt.Errorf("watch for OOM: %w", err)
 	}
+	c.stopOOM = end
 	return nil
 }
 

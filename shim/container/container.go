@@ -74,7 +74,7 @@ type Container struct {
 	init                  *Process
 	monitor               *monitor
 	program               *program.Program // PID 1's
-	stopOOM               context.CancelFunc
+	stopOOM               func()           // tells what there is to tell; nil before there is a watch
 	log                   *log.Entry
 	registrar             Registrar
 	registration          Registration // nil for a container that is not registered
