@@ -2,6 +2,7 @@ package snapshotter_test
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -298,8 +299,8 @@ func TestUsageOnPool(t *testing.T) {
 		}
 		defer mount.UnmountAll(dir, 0)
 		data := make([]byte, 1<<20)
-		for i := range data {
-			data[i] = byte(i * i >> 3)
+		if _, err := rand.Read(data); err != nil {
+			t.Fatal(err)
 		}
 		for i := range 5 {
 			if err := os.WriteFile(fmt.Sprintf("%s/%s%d", dir, strings.ReplaceAll(key, "/", "_"), i), data, 0o600); err != nil {
@@ -310,7 +311,8 @@ func TestUsageOnPool(t *testing.T) {
 			t.Fatal(err)
 		}
 		u, err := s.Usage(ctx, key)
-		if err != nil || u.Inodes != 5 || u.Size < 64<<10 || u.Size > 20<<20 {
+		// ZFS's own objects count with those of a container that is mounted.
+		if err != nil || u.Inodes < 5 || u.Inodes > 40 || u.Size < 5<<20 || u.Size > 20<<20 {
 			t.Errorf("%s: %+v, %v", key, u, err)
 		}
 	}
@@ -319,7 +321,8 @@ func TestUsageOnPool(t *testing.T) {
 		t.Fatal(err)
 	}
 	before, err := s.Usage(ctx, "a")
-	if err != nil || before.Inodes != 5 {
+	// The root directory is the first layer's.
+	if err != nil || before.Inodes < 5 || before.Inodes > 6 {
 		t.Errorf("%+v, %v", before, err)
 	}
 	fill("c1", "a")
