@@ -74,9 +74,9 @@ bench-registration: deps ## measure what registration with Proxmox VE costs, mod
 	@PVELXC_COST_ROUNDS=$(or $(ROUNDS),15) $(INTEGRATION) test ./registration -run TestCost -v -count=1
 	@$(GO) test ./pve -run '^$$' -bench 'Reserve|Thousand' -benchtime 30x
 
-test-k8s: deps ## a kubelet with static pods on our handler; builds Kubernetes the first time, which takes long
+test-k8s: deps ## a kubelet and a control plane on our handler; builds Kubernetes the first time, which takes long
 	@$(MAKE) --no-print-directory go c
-	@$(PEERS) containerd runc kubernetes
+	@$(PEERS) containerd runc etcd kubernetes
 	@$(INTEGRATION) test -tags k8s -count=1 -timeout 30m -v ./k8s
 
 test-pods: deps ## sixty pods come and go, on runc and on ours, and nothing is left

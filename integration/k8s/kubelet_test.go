@@ -1,7 +1,8 @@
 //go:build k8s
 
-// Package k8s runs the kubelet on containerd with our handler as the default: static pods, without an API
-// server. It is not part of make test: Kubernetes takes long to build. make test-k8s runs it.
+// Package k8s runs Kubernetes on containerd with our handler as the default: a kubelet with static pods, and
+// one with a control plane, all on loopback and in namespaces. It is not part of make test, because
+// Kubernetes takes long to build. make test-k8s runs it.
 package k8s
 
 import (

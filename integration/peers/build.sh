@@ -4,9 +4,10 @@
 # a .done stamp and is never built again, so an interrupted build starts over and a second run
 # costs nothing.
 #
-#   integration/peers/build.sh [containerd|containerd-1.7|runc|nerdctl|snapshotters|kubernetes|criu|all]...
+#   integration/peers/build.sh [containerd|containerd-1.7|runc|nerdctl|snapshotters|kubernetes|etcd|criu|all]...
 #
-# all is without kubernetes, which takes ten minutes of two idle cores, and which make test-k8s alone needs.
+# all is without kubernetes, which takes ten minutes of two idle cores, and which make test-k8s alone needs,
+# as it does etcd.
 set -euo pipefail
 
 readonly CONTAINERD=v2.4.2 # the current line
@@ -160,6 +161,17 @@ build_snapshotters() {
 	rm -r mod
 }
 
+# Debian's etcd, taken out of its package: an installed one would run as a service of the machine.
+build_etcd() {
+	apt-get download -qq etcd-server || {
+		log "apt-get could not download etcd-server (hint: apt-get update)"
+		return 1
+	}
+	dpkg -x etcd-server_*.deb package
+	mv package/usr/bin/etcd .
+	rm -r package etcd-server_*.deb
+}
+
 target() {
 	case $1 in
 	containerd) once "containerd-${CONTAINERD#v}" build_containerd ;;
@@ -167,11 +179,12 @@ target() {
 	runc) once "runc-${RUNC#v}" build_runc ;;
 	nerdctl) once "nerdctl-${NERDCTL#v}" build_nerdctl ;;
 	kubernetes) once "kubernetes-${KUBERNETES#v}" build_kubernetes ;;
+	etcd) once etcd build_etcd ;;
 	snapshotters) once "snapshotters-${ZFS#v}" build_snapshotters ;;
 	criu) once "criu-$CRIU" build_criu ;;
 	all) for t in containerd runc containerd-1.7 nerdctl snapshotters; do target "$t"; done ;;
 	*)
-		log "unknown target $1 (hint: containerd, containerd-1.7, runc, nerdctl, snapshotters, kubernetes, criu or all)"
+		log "unknown target $1 (hint: containerd, containerd-1.7, runc, nerdctl, snapshotters, kubernetes, etcd, criu or all)"
 		exit 2
 		;;
 	esac
