@@ -33,7 +33,7 @@ func (r *Registrar) allocate(ctx context.Context, data []byte) (*claim, error) {
 		}
 		err = r.reach(ctx, opReserve, 0, func(ctx context.Context) error {
 			return r.store.retry(ctx, func() (err error) { taken, err = r.store.guests(); return err })
-		}, nil)
+		})
 		if err != nil {
 			return nil, err
 		}

@@ -113,6 +113,15 @@ func TestTakenElsewhere(t *testing.T) {
 	if reg := a.reserve("c1"); reg.VMID != 9003 {
 		t.Errorf("got %d: 9001 is a container on n2, 9002 a virtual machine", reg.VMID)
 	}
+	a.noIntents()
+	for _, vmid := range []pve.VMID{9001} {
+		f, err := os.Open(filepath.Join(a.LockDir, fmt.Sprintf("pve-config-%d.lock", vmid)))
+		must(t, err)
+		defer f.Close()
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+			t.Errorf("the lock of %d is kept: %v", vmid, err)
+		}
+	}
 }
 
 func TestNoQuorum(t *testing.T) {

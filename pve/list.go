@@ -50,7 +50,7 @@ func (r *Registrar) Find(ctx context.Context, vmid VMID) (e Entry, err error) {
 			}
 			return err
 		})
-	}, nil)
+	})
 	if err != nil {
 		return Entry{}, err
 	}
@@ -92,7 +92,7 @@ func (r *Registrar) list(ctx context.Context, cluster bool) (listing, error) {
 			}
 			return err
 		})
-	}, nil)
+	})
 	if err != nil {
 		return listing{}, err
 	}

@@ -114,7 +114,7 @@ func (p *reconciliation) old(ctx context.Context, path string) bool {
 			modified = info.ModTime()
 		}
 		return err
-	}, nil)
+	})
 	if err != nil {
 		return false
 	}
@@ -169,7 +169,7 @@ func (p *reconciliation) find(ctx context.Context, vmid VMID) (node string, data
 		}
 		results <- f
 		return err
-	}, nil)
+	})
 	select {
 	case f := <-results:
 		p.guests = f.guests

@@ -131,16 +131,15 @@ func unlinked(fd int) bool {
 
 // reach runs f, which asks the cluster file system. It waits for as long as
 // RetryFor and ctx allow and no longer, because a call into a FUSE mount that hangs
-// cannot be interrupted; late, unless nil, is called after an f that nobody waited
-// for any more. Where an outage is known, f is not run.
-func (r *Registrar) reach(ctx context.Context, op string, vmid VMID, f func(context.Context) error, late func(error)) error {
+// cannot be interrupted. Where an outage is known, f is not run.
+func (r *Registrar) reach(ctx context.Context, op string, vmid VMID, f func(context.Context) error) error {
 	if r.Local {
 		return r.wrap(op, vmid, f(ctx))
 	}
 	if err := r.checkOutage(ctx, op, vmid); err != nil {
 		return err
 	}
-	return r.bound(ctx, op, vmid, f, late)
+	return r.bound(ctx, op, vmid, f, nil)
 }
 
 func (r *Registrar) checkOutage(ctx context.Context, op string, vmid VMID) error {
@@ -153,7 +152,8 @@ func (r *Registrar) checkOutage(ctx context.Context, op string, vmid VMID) error
 	return nil
 }
 
-// bound is reach for who has made sure that no outage is known.
+// bound is reach for who has made sure that no outage is known; late, unless nil, is
+// called after an f that nobody waited for any more.
 func (r *Registrar) bound(ctx context.Context, op string, vmid VMID, f func(context.Context) error, late func(error)) error {
 	if r.Local {
 		return r.wrap(op, vmid, f(ctx))

@@ -207,7 +207,7 @@ func (r *Registrar) findNode() error {
 			}
 			return err
 		})
-	}, nil)
+	})
 	switch {
 	case err == nil:
 		r.Node = <-names

@@ -17,6 +17,7 @@ import (
 
 	runtimeoptions "github.com/containerd/containerd/api/types/runtimeoptions/v1"
 	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/runtime/restart"
 	"github.com/containerd/containerd/v2/pkg/oci"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -124,6 +125,43 @@ func TestAdminStops(t *testing.T) {
 			n.lock(vmid, "create")
 		})
 	}
+}
+
+// To whoever looks after a container (here containerd's own restart monitor, as kubelet does) a Stop from the UI
+// is its end: another task follows, which is registered anew under the next VMID.
+func TestStoppedByAdminIsRestarted(t *testing.T) {
+	n := cluster(t)
+	c := n.Start(t, harness.Forever(), harness.With(restart.WithStatus(containerd.Running), restart.WithPolicy(always(t))))
+	t.Cleanup(func() { // before the container goes, or it is started once more
+		if err := c.Update(n.Context, restart.WithNoRestarts); err != nil {
+			t.Error(err)
+		}
+	})
+	vmid := n.vmid()
+	n.lock(vmid, "")
+	n.run("lxc-stop", "-n", vmid, "--kill")
+	if got := c.Wait(t); got.Status != 137 {
+		t.Errorf("exit status %d", got.Status)
+	}
+	harness.Eventually(t, "another task, registered and running", func() error {
+		all := n.confs()
+		if len(all) != 1 || all[0] == vmid {
+			return fmt.Errorf("confs %q, at first %s", all, vmid)
+		}
+		if p := n.pct(all[0]); p.Keys["hostname"] == "" || p.Keys["lock"] != "" {
+			return fmt.Errorf("the conf of %s: %v", all[0], p.Keys)
+		}
+		return nil
+	})
+}
+
+func always(t *testing.T) *restart.Policy {
+	t.Helper()
+	p, err := restart.NewPolicy("always")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
 }
 
 // The UI's console is what cmode says: a shell in the container, on the terminal that PVE has. lxc-console

@@ -71,7 +71,7 @@ func (r *registrar) Reserve(ctx context.Context, g container.Guest) (container.R
 	}
 	if reg.Degraded != nil {
 		log.G(ctx).WithField("id", g.ID).WithError(reg.Degraded).Warn("container starts unregistered")
-		return unregistered(g, reg.Degraded), nil
+		return unregistered(g, reg.Degraded), nil //nolint:nilerr // by configuration no failure
 	}
 	return &registration{client: client, reg: reg, guest: &described, pool: newMembership(r.conf.PVE, reg.VMID)}, nil
 }

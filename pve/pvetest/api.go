@@ -195,7 +195,7 @@ func (s *API) updatePool(w http.ResponseWriter, r *http.Request) {
 	for id := range strings.SplitSeq(r.Form.Get("vms"), ",") {
 		v, err := strconv.Atoi(id)
 		if err != nil {
-			w.WriteHeader(400)
+			w.WriteHeader(http.StatusBadRequest)
 			fmt.Fprint(w, `{"data":null,"message":"Parameter verification failed.\n","errors":{"vms":"invalid format - value does not look like a valid VM ID\n"}}`)
 			return
 		}
