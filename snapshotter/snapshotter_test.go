@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -283,6 +284,40 @@ func TestCallerGivesUp(t *testing.T) {
 	if _, err := h.Stat(t.Context(), "slow"); !errdefs.IsNotFound(err) {
 		t.Errorf("stat: %v", err)
 	}
+}
+
+// The same for cleaning up: it keeps nobody beyond the context, and does not end with it either.
+func TestCleanupGivesUp(t *testing.T) {
+	h := open(t, nil, "")
+	h.chain("a")
+	before := h.objects()
+	gate, entered := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	h.b.Inject(func(op, _ string) error {
+		if op == "destroy" {
+			once.Do(func() { close(entered) })
+			<-gate
+		}
+		return nil
+	})
+	_, err := h.Prepare(t.Context(), "c", "a")
+	h.must(err)
+	h.must(h.Remove(t.Context(), "c"))
+	<-entered
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if err := h.Cleanup(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("while the worker waits: %v", err)
+	}
+	// Requests do not wait for it.
+	_, err = h.Prepare(t.Context(), "d", "a")
+	h.must(err)
+	h.must(h.Remove(t.Context(), "d"))
+	close(gate)
+	poll(t, "the clones to be gone", func() bool {
+		h.must(h.Cleanup(t.Context()))
+		return cmp.Equal(h.objects(), before)
+	})
 }
 
 func poll(t *testing.T, what string, fn func() bool) {

@@ -61,7 +61,15 @@ func (s *Snapshotter) work() {
 // for later. It is snapshots.Cleaner.
 func (s *Snapshotter) Cleanup(ctx context.Context) (err error) {
 	defer s.observe("cleanup", time.Now(), &err)
-	return s.pass(ctx, true, true)
+	done := make(chan error, 1)
+	s.ops.Go(func() { done <- s.pass(ctx, true, true) })
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		// What the kernel does not end, as on a suspended pool, keeps the caller no longer.
+		return fmt.Errorf("cleaning up goes on in the background: %w", context.Cause(ctx))
+	}
 }
 
 // pass destroys tombstones when it is told to, rolls dirty heads back, and makes spare clones. With force it tries
