@@ -22,8 +22,7 @@ name=$(basename "$(find "$out" -name '*_amd64.deb')" _amd64.deb)
 git archive --format=tar --prefix="${name/_/-}/" HEAD | xz -9 --threads=1 >"$out/${name/_/-}.tar.xz"
 # No serial number and no time: the same modules give the same bytes.
 "$tools/cyclonedx-gomod-$CYCLONEDX" mod -json -licenses=false -noserial -std -type application -output "$out/sbom.json" . 2>/dev/null
-jq -S 'del(.metadata.timestamp)' "$out/sbom.json" >"$out/sbom.cdx.json" 2>/dev/null ||
-	python3 -c 'import json,sys; d=json.load(open(sys.argv[1])); d["metadata"].pop("timestamp",None); json.dump(d,open(sys.argv[2],"w"),indent=2,sort_keys=True)' "$out/sbom.json" "$out/sbom.cdx.json"
+jq -S 'del(.metadata.timestamp)' "$out/sbom.json" >"$out/sbom.cdx.json"
 rm "$out/sbom.json"
 (cd "$out" && sha256sum ./*.deb ./*.tar.xz ./*.json | sed 's| \./| |' >SHA256SUMS)
 cat "$out/SHA256SUMS"
