@@ -21,8 +21,11 @@ name=$(basename "$(find "$out" -name '*_amd64.deb')" _amd64.deb)
 [[ -n $name ]] || { echo "release: there is no package (hint: make packages)" >&2; exit 1; }
 git archive --format=tar --prefix="${name/_/-}/" HEAD | xz -9 --threads=1 >"$out/${name/_/-}.tar.xz"
 # No serial number and no time: the same modules give the same bytes.
-"$tools/cyclonedx-gomod-$CYCLONEDX" mod -json -licenses=false -noserial -std -type application -output "$out/sbom.json" . 2>/dev/null
-jq -S 'del(.metadata.timestamp)' "$out/sbom.json" >"$out/sbom.cdx.json"
-rm "$out/sbom.json"
+# It is asked about a copy without git, whose idea of a version depends on how the checkout was made.
+copy=$(mktemp -d)
+trap 'rm -rf "$copy"' EXIT
+git archive HEAD | tar -x -C "$copy"
+"$tools/cyclonedx-gomod-$CYCLONEDX" mod -json -licenses=false -noserial -std -type application -output "$copy/sbom.json" "$copy" 2>/dev/null
+jq -S --arg version "${name#*_}" 'del(.metadata.timestamp) | .metadata.component.version = $version' "$copy/sbom.json" >"$out/sbom.cdx.json"
 (cd "$out" && sha256sum ./*.deb ./*.tar.xz ./*.json | sed 's| \./| |' >SHA256SUMS)
 cat "$out/SHA256SUMS"

@@ -158,9 +158,23 @@ func (s *Setup) stopSnapshotter(ctx context.Context) error {
 	return os.RemoveAll(s.At(snapshotterState + "/metadata.db"))
 }
 
+// stop disables units and stops those that run: systemctl refuses to stop one whose file
+// it cannot read.
+func (s *Setup) stop(units ...string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		errs := []error{s.systemctl(append([]string{"disable"}, units...)...)(ctx)}
+		for _, unit := range units {
+			if s.active(ctx, "is-active", unit) {
+				errs = append(errs, s.systemctl("stop", unit)(ctx))
+			}
+		}
+		return errors.Join(errs...)
+	}
+}
+
 // stopUnits also unmounts what the daemon left mounted for the kubelet to see.
 func (s *Setup) stopUnits(ctx context.Context) error {
-	if err := s.systemctl("disable", "--now", socketUnit, serviceUnit)(ctx); err != nil {
+	if err := s.stop(socketUnit, serviceUnit)(ctx); err != nil {
 		return err
 	}
 	if _, err := s.Run(ctx, "mountpoint", "-q", s.At(exportsRoot)); err != nil {

@@ -103,7 +103,7 @@ func (s *Setup) Install() []Step {
 	if s.Dataset != "" {
 		steps = append(steps, Step{Name: "snapshotter", Plan: s.planSnapshotter, Do: s.startSnapshotter, Verify: s.snapshotterAnswers, Undo: s.stopSnapshotter})
 	}
-	steps = append(steps, Step{Name: "timer", Plan: s.planTimer, Do: s.systemctl("enable", "--now", timerUnit), Undo: s.systemctl("disable", "--now", timerUnit)})
+	steps = append(steps, Step{Name: "timer", Plan: s.planTimer, Do: s.systemctl("enable", "--now", timerUnit), Undo: s.stop(timerUnit)})
 	if !s.NoRestart {
 		steps = append(steps, Step{Name: "restart", Plan: s.planRestart, Do: s.restart, Verify: s.handlerThere})
 		if !s.NoHello {
@@ -120,8 +120,8 @@ func (s *Setup) Uninstall() []Step {
 		{Name: "containerd", Plan: s.planRemoval, Do: s.applyEdits, Undo: s.undoEdits},
 		{Name: "config-dump", Verify: s.stillParses},
 		{Name: "restart", Plan: s.planRestartAfterRemoval, Do: s.restart},
-		{Name: "timer", Plan: s.planStop(timerUnit), Do: s.systemctl("disable", "--now", timerUnit), Undo: s.systemctl("enable", "--now", timerUnit)},
-		{Name: "snapshotter", Plan: s.planStop(socketUnit), Do: s.stopUnits, Undo: s.systemctl("enable", "--now", socketUnit)},
+		{Name: "timer", Plan: s.planStop(timerUnit), Do: s.stop(timerUnit), Undo: s.systemctl("enable", "--now", timerUnit)},
+		{Name: "snapshotter", Plan: s.planStop(socketUnit), Do: s.stopUnits, Undo: s.startSnapshotter},
 		{Name: "settings", Plan: s.planSettingsRemoval, Do: s.removeSettings, Undo: s.restoreSettings},
 	}
 }

@@ -37,7 +37,8 @@ daemon-reload) ;;
 is-active|is-enabled) [ -e "$state/$1.$3" ] ;;
 enable|start|restart) for u; do case $u in *.*) touch "$state/is-active.$u"; [ $1 != enable ] || touch "$state/is-enabled.$u";; esac; done
 	[ "$*" != "start pvelxc-snapshotter.service" ] || touch "$state/dataset" ;;
-disable) for u; do rm -f "$state/is-active.$u" "$state/is-enabled.$u"; done ;;
+disable) for u; do rm -f "$state/is-enabled.$u"; done ;;
+stop) for u; do rm -f "$state/is-active.$u"; done ;;
 show) echo @9999999999 ;;
 esac
 -- zpool
@@ -314,8 +315,8 @@ func TestUninstallRefuses(t *testing.T) {
 func TestUninstallRollsBack(t *testing.T) {
 	for step, call := range map[string]string{
 		"restart":     "systemctl restart containerd.service",
-		"timer":       "systemctl disable --now pvelxc-gc.timer",
-		"snapshotter": "systemctl disable --now pvelxc-snapshotter.socket",
+		"timer":       "systemctl disable pvelxc-gc.timer",
+		"snapshotter": "systemctl disable pvelxc-snapshotter.socket",
 	} {
 		m := newMachine(t, "2.4.2")
 		_, err := run1(t, m.setup(options).Install(), false)
