@@ -85,7 +85,7 @@ func (s Socket) connect() (*os.File, error) {
 	}
 	for {
 		err = unix.Connect(fd, &unix.SockaddrUnix{Name: string(s)})
-		if err != unix.EINTR { //nolint:errorlint // a system call's own
+		if err != unix.EINTR {
 			break
 		}
 	}

@@ -34,7 +34,7 @@ func nextField(message []byte) (f field, rest []byte, err error) {
 		return f, nil, errMalformed
 	}
 	f.number, f.wire, rest = key>>3, key&7, message[n:]
-	size := uint64(0)
+	var size uint64
 	switch f.wire {
 	case wireVarint:
 		if f.value, n = binary.Uvarint(rest); n <= 0 {

@@ -247,8 +247,8 @@ func FuzzCheck(f *testing.F) {
 }
 
 func FuzzMessage(f *testing.F) {
-	f.Add(appendMessage(nil, MsgSync, 1))
-	f.Add(append(appendMessage(nil, MsgError, 0), "text\xff"...))
+	f.Add(newMessage(MsgSync, 1))
+	f.Add(append(newMessage(MsgError, 0), "text\xff"...))
 	p := &Program{descs: []string{"x"}}
 	f.Fuzz(func(t *testing.T, buf []byte) {
 		m, err := parseMessage(buf)

@@ -99,7 +99,7 @@ func (c *Conn) Recv(ctx context.Context) (*Message, error) {
 
 // Send sends a message with descriptors, which stay the caller's.
 func (c *Conn) Send(ctx context.Context, t MessageType, arg uint32, files ...*os.File) error {
-	return c.send(ctx, appendMessage(nil, t, arg), files)
+	return c.send(ctx, newMessage(t, arg), files)
 }
 
 func (c *Conn) send(ctx context.Context, message []byte, files []*os.File) error {

@@ -20,7 +20,7 @@ type Container struct {
 
 // SendContainer gives a waiting pvelxc-monitor its container.
 func (c *Conn) SendContainer(ctx context.Context, of Container) error {
-	message := appendMessage(nil, MsgContainer, Version)
+	message := newMessage(MsgContainer, Version)
 	for _, text := range []string{of.Name, of.LXCPath, of.Config, of.ExitFile} {
 		if strings.IndexByte(text, 0) >= 0 {
 			return fmt.Errorf("send to pvelxc-monitor: NUL byte in %q", text)

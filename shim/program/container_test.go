@@ -4,7 +4,6 @@ import (
 	"context"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -14,21 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// monitorProgram builds pvelxc-monitor with the sanitizers where they are to be had.
-func monitorProgram(t *testing.T) string {
-	t.Helper()
-	flags, err := exec.Command("pkg-config", "--cflags", "--libs", "lxc").Output()
-	if err != nil {
-		t.Skipf("skipped: no development files of liblxc: %v", err)
-	}
-	path := filepath.Join(t.TempDir(), "pvelxc-monitor")
-	args := append([]string{"-O1", "-g", "-std=gnu11", "-D_GNU_SOURCE", "-fsanitize=undefined", "-fno-sanitize-recover=all", "-o", path, "../monitor/monitor.c"},
-		strings.Fields(string(flags))...)
-	if out, err := exec.Command("cc", args...).CombinedOutput(); err != nil {
-		t.Fatalf("build pvelxc-monitor: %v: %s", err, out)
-	}
-	return path
-}
+// withSanitizers are the flags of a build that ends at the first mistake.
+var withSanitizers = []string{"-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"}
 
 // waiting starts a monitor that waits for its container.
 func waiting(t *testing.T, path string) (*Conn, *exec.Cmd) {
@@ -54,7 +40,7 @@ func waiting(t *testing.T, path string) (*Conn, *exec.Cmd) {
 
 // TestMonitorWithoutContainer: a monitor whose shim ends, ends.
 func TestMonitorWithoutContainer(t *testing.T) {
-	conn, cmd := waiting(t, monitorProgram(t))
+	conn, cmd := waiting(t, monitorBinary(t, withSanitizers...))
 	conn.Close()
 	const notStarted = 70
 	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != notStarted {
@@ -64,7 +50,7 @@ func TestMonitorWithoutContainer(t *testing.T) {
 
 // TestMonitorRefuses: what is no MSG_CONTAINER of this version is answered with the cause.
 func TestMonitorRefuses(t *testing.T) {
-	path := monitorProgram(t)
+	path := monitorBinary(t, withSanitizers...)
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -102,7 +88,7 @@ func TestMonitorRefuses(t *testing.T) {
 			conn, _ := waiting(t, path)
 			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 			defer cancel()
-			if err := conn.send(ctx, append(appendMessage(nil, test.kind, test.version), test.strings...), test.files); err != nil {
+			if err := conn.send(ctx, append(newMessage(test.kind, test.version), test.strings...), test.files); err != nil {
 				t.Fatal(err)
 			}
 			msg, err := conn.Recv(ctx)
@@ -118,7 +104,7 @@ func TestMonitorRefuses(t *testing.T) {
 
 // TestMonitorName: one that waits is known by its name, whatever it was executed by, and has nothing of the shim's.
 func TestMonitorName(t *testing.T) {
-	path := monitorProgram(t)
+	path := monitorBinary(t, withSanitizers...)
 	fd, err := unix.Open(path, unix.O_PATH, 0) // one that leaks, as well
 	if err != nil {
 		t.Fatal(err)

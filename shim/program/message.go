@@ -51,8 +51,8 @@ func parseMessage(buf []byte) (*Message, error) {
 	}, nil
 }
 
-func appendMessage(buf []byte, t MessageType, arg uint32) []byte {
-	buf = order.AppendUint32(buf, uint32(t))
+func newMessage(t MessageType, arg uint32) []byte {
+	buf := order.AppendUint32(nil, uint32(t))
 	buf = order.AppendUint64(buf, 0)
 	return order.AppendUint32(buf, arg)
 }

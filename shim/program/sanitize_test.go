@@ -68,7 +68,7 @@ func TestMonitorFailures(t *testing.T) {
 	needRoot(t)
 	for name, build := range map[string]func(*testing.T) []string{
 		"sanitizers": func(t *testing.T) []string {
-			return []string{monitorBinary(t, "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")}
+			return []string{monitorBinary(t, withSanitizers...)}
 		},
 		"valgrind": func(t *testing.T) []string {
 			valgrind, err := exec.LookPath("valgrind")
@@ -96,28 +96,36 @@ func monitorFailures(t *testing.T, command []string) {
 		noExit = 70 // EXIT_NOT_STARTED
 		failed = -1 // what liblxc says of a child of its own that failed: anything but 0
 	)
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	of := func(config, exit string) *Container {
+		return &Container{Stdin: null, Stdout: null, Stderr: null, Init: null, Name: "c", LXCPath: dir, Config: config, ExitFile: exit}
+	}
 	for name, c := range map[string]struct {
-		args   []string
-		socket bool
-		code   int
-		text   string
+		container *Container
+		socket    bool
+		code      int
+		text      string
 	}{
-		"no arguments":   {nil, true, 64, ""},
-		"no socket":      {[]string{"c", dir, config("none", ""), dir + "/exit"}, false, noExit, ""},
-		"no config":      {[]string{"c", dir, dir + "/missing", dir + "/exit"}, true, noExit, "does not accept the generated config"},
-		"unknown key":    {[]string{"c", dir, config("bad", "lxc.no.such.key = 1\n"), dir + "/exit"}, true, noExit, "does not accept the generated config"},
-		"no root":        {[]string{"c", dir, config("root", "lxc.rootfs.path = dir:"+dir+"/missing\nlxc.log.file = "+dir+"/log\n"), dir + "/exit"}, true, failed, ""},
-		"shim is gone":   {[]string{"c", dir, config("wait", ""), dir + "/exit", "wait"}, true, noExit, ""},
-		"long exit file": {[]string{"c", dir, config("long", "lxc.rootfs.path = dir:"+dir+"/missing\n"), "/" + strings.Repeat("x", 5000)}, true, failed, ""},
+		"no socket":    {nil, false, noExit, ""},
+		"shim is gone": {nil, true, noExit, ""},
+		"no config":    {of(dir+"/missing", dir+"/exit"), true, noExit, "does not accept the generated config"},
+		"unknown key":  {of(config("bad", "lxc.no.such.key = 1\n"), dir+"/exit"), true, noExit, "does not accept the generated config"},
+		"no root": {of(config("root", "lxc.rootfs.path = dir:"+dir+"/missing\nlxc.log.file = "+dir+"/log\n"), dir+"/exit"),
+			true, failed, ""},
+		"long exit file": {of(config("long", "lxc.rootfs.path = dir:"+dir+"/missing\n"), "/"+strings.Repeat("x", 5000)), true, failed, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cmd := exec.Command(command[0], append(command[1:len(command):len(command)], c.args...)...)
+			cmd := exec.Command(command[0], command[1:]...)
 			conn, peer, err := Pair()
 			if err != nil {
 				t.Fatal(err)
 			}
 			if c.socket {
-				cmd.ExtraFiles = []*os.File{peer, os.Stdin}
+				cmd.ExtraFiles = []*os.File{peer}
 			}
 			var out bytes.Buffer
 			cmd.Stdout, cmd.Stderr = &out, &out
@@ -126,10 +134,13 @@ func monitorFailures(t *testing.T, command []string) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if name == "shim is gone" {
+			if c.container == nil {
 				_ = conn.Close()
 			} else {
 				defer conn.Close()
+				if err := conn.SendContainer(t.Context(), *c.container); err != nil {
+					t.Error(err)
+				}
 			}
 			_ = cmd.Wait()
 			if code := cmd.ProcessState.ExitCode(); code != c.code && (c.code != failed || code == 0) || code == 99 || out.Len() > 0 {
