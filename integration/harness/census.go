@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/pvelxc/pvelxc/integration/daemon"
 )
 
@@ -39,6 +41,7 @@ func TakeCensus(e *Env) Census {
 	for _, dir := range append([]string{fifoDir(), Registrations()}, watched...) {
 		c.files(dir)
 	}
+	c.devices()
 	if name, err := os.Hostname(); err == nil {
 		c["host name "+name] = true
 	}
@@ -80,6 +83,17 @@ func (c Census) processes(but int) {
 			text = strings.TrimSpace(string(status))
 		}
 		c[fmt.Sprintf("process %s: %.160s", entry.Name(), text)] = true
+	}
+}
+
+// devices lists who may do what with the devices that every process uses: a runtime hands them out, and nobody is to
+// change them.
+func (c Census) devices() {
+	for _, path := range []string{"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/ptmx"} {
+		var st unix.Stat_t
+		if unix.Stat(path, &st) == nil {
+			c[fmt.Sprintf("device %s with mode %#o of %d:%d", path, st.Mode, st.Uid, st.Gid)] = true
+		}
 	}
 }
 

@@ -200,6 +200,46 @@ func TestNullIsNotTheMask(t *testing.T) {
 	})
 }
 
+// Whatever the container has at /dev/null, and whatever its root does with the streams and masks that he was given, the
+// host's stays everybody's.
+func TestHostsNullStays(t *testing.T) {
+	harness.Each(t, func(t *testing.T, e *harness.Env) {
+		if e.Runtime == harness.Runc {
+			t.Skip("runc's masks are the container's /dev/null itself")
+		}
+		before, err := os.Stat(os.DevNull)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { os.Chmod(os.DevNull, before.Mode()); os.Chown(os.DevNull, 0, 0) })
+		const spoil = "for f in /proc/self/fd/* /proc/keys /proc/timer_list; do chmod 0 $f; chown 7:7 $f; done 2>&1; echo end"
+		for name, target := range map[string]string{"is a link": "/proc/sys/kernel/ostype", "is missing": ""} {
+			opts := []harness.Option{harness.Spec(oci.WithMaskedPaths([]string{"/proc/keys", "/proc/timer_list"})), harness.Shell(spoil)}
+			if target != "" {
+				opts = append(opts, devices(t, "null", target))
+			} else {
+				opts = append(opts, devices(t, "other", "nothing"))
+			}
+			for _, o := range [][]harness.Option{opts, {harness.Spec(oci.WithMaskedPaths([]string{"/proc/keys"})), harness.Shell(spoil)}} {
+				got, err := outcome(t, e, o...)
+				if err == nil && !strings.HasSuffix(got, "end\n") {
+					t.Errorf("/dev/null %s: %q", name, got)
+				}
+				if err != nil {
+					t.Logf("/dev/null %s: refused: %v", name, err)
+				}
+				after, err := os.Stat(os.DevNull)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if after.Mode() != before.Mode() {
+					t.Fatalf("/dev/null %s: the host's has mode %v, had %v", name, after.Mode(), before.Mode())
+				}
+			}
+		}
+	})
+}
+
 // CVE-2025-52565: the terminal is not bound over whatever the image has at /dev/console or /dev/pts.
 func TestConsoleIsNotElsewhere(t *testing.T) {
 	harness.Each(t, func(t *testing.T, e *harness.Env) {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/pvelxc/pvelxc/internal/mounttree"
 	"github.com/pvelxc/pvelxc/oci2lxc"
+	"github.com/pvelxc/pvelxc/shim/null"
 	"github.com/pvelxc/pvelxc/shim/program"
 	"github.com/pvelxc/pvelxc/shim/seccomp"
 )
@@ -35,12 +36,7 @@ func (in *inputs) open(ctx context.Context, c *Container) (err error) {
 		return err
 	}
 	if len(c.plan.Setup.MaskedPaths) > 0 {
-		if in.null, err = mounttree.Clone(os.DevNull, false); err != nil {
-			return err
-		}
-		// A mask must look the same to everybody, so no propagation and no writing of
-		// its attributes.
-		if err := mounttree.SetAttr(in.null, mounttree.Attr{Propagation: unix.MS_PRIVATE}); err != nil {
+		if in.null, err = null.Tree(); err != nil {
 			return err
 		}
 	}

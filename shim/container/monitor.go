@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pvelxc/pvelxc/internal/mounttree"
+	"github.com/pvelxc/pvelxc/shim/null"
 	"github.com/pvelxc/pvelxc/shim/program"
 	"github.com/pvelxc/pvelxc/shim/reaper"
 	"github.com/pvelxc/pvelxc/shim/stdio"
@@ -65,14 +66,14 @@ func (m *monitor) start(ctx context.Context, init Executable, d dirs, killAll fu
 		return err
 	}
 	defer tree.Close()
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	devnull, err := null.Open()
 	if err != nil {
 		return err
 	}
-	defer null.Close()
+	defer devnull.Close()
 	or := func(f *os.File) *os.File {
 		if f == nil {
-			return null
+			return devnull
 		}
 		return f
 	}

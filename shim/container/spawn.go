@@ -5,6 +5,7 @@ import (
 	"os"
 	"syscall"
 
+	"github.com/pvelxc/pvelxc/shim/null"
 	"github.com/pvelxc/pvelxc/shim/reaper"
 	"github.com/pvelxc/pvelxc/shim/stdio"
 )
@@ -13,16 +14,16 @@ import (
 // the files of extra from 3 on, in a session of its own: a signal to the shim's
 // group is not the container's. It has no environment.
 func spawn(program Executable, args []string, child stdio.Child, extra ...*os.File) (int, <-chan reaper.Exit, error) {
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	devnull, err := null.Open()
 	if err != nil {
 		return 0, nil, fmt.Errorf("start %s: %w", program.Path, err)
 	}
-	defer null.Close()
+	defer devnull.Close()
 	all := append([]*os.File{child.Stdin, child.Stdout, child.Stderr}, extra...)
 	fds := make([]uintptr, len(all))
 	for i, f := range all {
 		if f == nil {
-			f = null
+			f = devnull
 		}
 		fds[i] = f.Fd()
 	}

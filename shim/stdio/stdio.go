@@ -20,6 +20,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/pvelxc/pvelxc/shim/null"
 )
 
 // Config names the streams of one process as containerd's task API gave them. An empty name is /dev/null.
@@ -129,7 +131,7 @@ func (s *IO) openOutputs(ctx context.Context) error {
 // openChild makes the process's ends of the streams and starts the copies, which need no process yet.
 func (s *IO) openChild() (err error) {
 	if s.stdin == nil {
-		if s.child.Stdin, err = os.Open(os.DevNull); err != nil {
+		if s.child.Stdin, err = null.Open(); err != nil {
 			return fmt.Errorf("stdin: %w", err)
 		}
 	} else {
@@ -155,7 +157,7 @@ func (s *IO) openChild() (err error) {
 
 func (s *IO) openChildOutput(dst *sink) (*os.File, error) {
 	if dst == nil {
-		return os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+		return null.Open()
 	}
 	read, write, err := pipeOutOf()
 	if err != nil {

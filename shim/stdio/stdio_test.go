@@ -405,7 +405,7 @@ func TestCloseWhileHeld(t *testing.T) {
 func TestNullStreams(t *testing.T) {
 	noLeaks(t)
 	streams := open(t, Config{ID: "c1", Namespace: "ns"})
-	exit := await(t, start(t, streams, `cat && echo out && echo err >&2 && readlink /proc/self/fd/0 | grep -qx /dev/null`))
+	exit := await(t, start(t, streams, `cat && echo out && echo err >&2 && test $(stat -Lc %t:%T /proc/self/fd/0) = 1:3`))
 	if exit.Code() != 0 {
 		t.Errorf("exit status %d", exit.Code())
 	}
