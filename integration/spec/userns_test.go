@@ -98,17 +98,17 @@ func TestPinnedUserNamespace(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = unix.Unmount(pin, unix.MNT_DETACH) })
-		joining := func(from uint32) harness.Option {
+		joining := func(n uint32) harness.Option {
 			return harness.Edit(func(s *specs.Spec) {
-				s.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: from, Size: size}}
+				s.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: base, Size: n}}
 				s.Linux.GIDMappings = s.Linux.UIDMappings
 				s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace, Path: pin})
 			})
 		}
 		ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: base, Size: size}}
 		snapshot := harness.Snapshot(containerd.WithUserNSRemapperLabels(ids, ids))
-		prints(t, e, lines("0 100000 65536", 0), "cat /proc/self/uid_map | tr -s ' ' | cut -c2-; id -u", joining(base), snapshot)
-		if _, err := e.TryCreate(t, joining(base+1), snapshot, harness.Forever()); err == nil {
+		prints(t, e, lines("0 100000 65536", 0), "cat /proc/self/uid_map | tr -s ' ' | cut -c2-; id -u", joining(size), snapshot)
+		if _, err := e.TryCreate(t, joining(size-1), snapshot, harness.Forever()); err == nil {
 			t.Error("a container whose map is not that of its namespace")
 		}
 	})

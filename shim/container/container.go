@@ -30,6 +30,9 @@ const cleanupTimeout = 30 * time.Second
 // drainTimeout bounds how long a delete waits for a slow reader of the output.
 const drainTimeout = 10 * time.Second
 
+// endTimeout bounds how long a delete waits for the monitor of a container without processes.
+const endTimeout = 5 * time.Second
+
 // cleanupContext outlives its request: what it is for must not be left half done.
 func cleanupContext(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
@@ -255,6 +258,9 @@ func (c *Container) Pids(context.Context) ([]ProcessInfo, error) {
 	if err != nil {
 		return nil, fmt.Errorf("processes of container %s: %w", c.id, err)
 	}
+	if len(pids) == 0 { // its monitor is about to say so
+		return nil, fmt.Errorf("processes of container %s: it is ending: %w", c.id, errdefs.ErrFailedPrecondition)
+	}
 	c.mu.Lock()
 	execs := slices.Collect(maps.Values(c.execs))
 	c.mu.Unlock()
@@ -280,6 +286,7 @@ func (c *Container) Delete(ctx context.Context, execID string) (Exit, error) {
 	if execID != "" {
 		return c.deleteExec(ctx, p)
 	}
+	c.awaitMonitor(ctx)
 	switch s := p.State().Status; s {
 	case StatusStopped:
 	case StatusCreated:
@@ -311,6 +318,20 @@ func (c *Container) Delete(ctx context.Context, execID string) (Exit, error) {
 	exit := p.State().Exit
 	c.emit(deleteEvent(c.id, "", exit))
 	return exit, nil
+}
+
+// awaitMonitor waits, for a while, for the end of a container that has no processes any more but whose monitor has not ended: whoever
+// saw it without processes takes it for ended, and deletes it once.
+func (c *Container) awaitMonitor(ctx context.Context) {
+	if c.init.State().Status == StatusStopped {
+		return
+	}
+	if pids, err := c.group.Pids(); err != nil || len(pids) > 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, endTimeout)
+	defer cancel()
+	_, _ = c.init.Wait(ctx)
 }
 
 // closeStreams lets the readers have what is still in the pipes, then ends the streams.
