@@ -105,6 +105,31 @@ func TestHangupIsNotAReboot(t *testing.T) {
 	})
 }
 
+// reboot(2) ends a container too, with the signal that stands for it, and LXC must not start it again.
+func TestRebootIsTheEnd(t *testing.T) {
+	for command, status := range map[string]uint32{"reboot": 129, "poweroff": 130} {
+		t.Run(command, func(t *testing.T) {
+			harness.Each(t, func(t *testing.T, e *harness.Env) {
+				got := e.Run(t, harness.Shell("echo once; exec "+command+" -f"), harness.Spec(oci.WithAddedCapabilities([]string{"CAP_SYS_BOOT"})))
+				if got.Status != status || got.Stdout != "once\n" {
+					t.Errorf("status %d, want %d, printed %q: %s", got.Status, status, got.Stdout, got.Stderr)
+				}
+				// And so it is when another process does it, which has more privileges.
+				c := e.Start(t, harness.Forever())
+				p := c.NewExec(t, nil, []string{command, "-f"}, func(p *specs.Process) {
+					p.Capabilities.Bounding = append(p.Capabilities.Bounding, "CAP_SYS_BOOT")
+					p.Capabilities.Permitted = append(p.Capabilities.Permitted, "CAP_SYS_BOOT")
+					p.Capabilities.Effective = append(p.Capabilities.Effective, "CAP_SYS_BOOT")
+				})
+				_ = p.Start(e.Context) // it may end before it is known to have started
+				if got := c.Wait(t); got.Status != status {
+					t.Errorf("status %d after an exec's %s, want %d", got.Status, command, status)
+				}
+			})
+		})
+	}
+}
+
 // What the shim and liblxc have open is not for the container: not for PID 1, not for an exec.
 func TestNoDescriptorLeaksIn(t *testing.T) {
 	harness.Each(t, func(t *testing.T, e *harness.Env) {

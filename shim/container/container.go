@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -77,6 +78,7 @@ type Container struct {
 	init                  *Process
 	monitor               *monitor
 	program               *program.Program // PID 1's
+	mayReboot             atomic.Bool      // some process has CAP_SYS_BOOT
 	stopOOM               func()           // tells what there is to tell; nil before there is a watch
 	log                   *log.Entry
 	registrar             Registrar

@@ -82,6 +82,7 @@ func load(ctx context.Context, cfg Config) (*Container, error) {
 	if err := checkProfile(&c.plan.Process); err != nil {
 		return nil, err
 	}
+	c.minds(c.plan.Process.Capabilities)
 	c.warn(c.plan.Warnings)
 	if r := c.plan.Cgroup.Resources; r != nil && r.Memory != nil {
 		c.memoryLimit = r.Memory.Limit

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/pvelxc/pvelxc/oci2lxc"
 	"github.com/pvelxc/pvelxc/shim/reaper"
@@ -46,10 +47,13 @@ func (c *Container) awaitEnd() Exit {
 	kernel := c.init.ended()
 	select {
 	case exit, known := <-kernel:
-		if known {
+		if known && !c.mayReboot.Load() {
 			return exit
 		}
 		<-c.monitor.gone
+		if known {
+			return c.rebooted(exit)
+		}
 	case <-c.monitor.gone:
 	}
 	status, killed := c.monitor.status()
@@ -71,6 +75,23 @@ func (c *Container) awaitEnd() Exit {
 		c.log.Warn("PID 1 outlives SIGKILL")
 	}
 	return exit
+}
+
+// rebooted is the exit of a container that may have called reboot(2), which ends its PID
+// namespace. wait(2) then gives the signal that stands for the call, SIGHUP or SIGINT;
+// the kernel's other word is how PID 1 itself came to its end.
+func (c *Container) rebooted(exit Exit) Exit {
+	if status, killed := c.monitor.status(); !killed {
+		exit.Status = status
+	}
+	return exit
+}
+
+// minds notes that a process of the container's may call reboot(2).
+func (c *Container) minds(caps oci2lxc.Capabilities) {
+	if caps.Bounding&(1<<unix.CAP_SYS_BOOT) != 0 {
+		c.mayReboot.Store(true)
+	}
 }
 
 // ended yields the end of the process: with its status, or closed where that is not

@@ -62,6 +62,7 @@ func (c *Container) startExec(ctx context.Context, p *Process) (_ int, err error
 	if err := checkProfile(proc); err != nil {
 		return 0, fmt.Errorf("start %s: %w", p, err)
 	}
+	c.minds(proc.Capabilities)
 	c.warn(warnings)
 	proc.Terminal = proc.Terminal || p.streams.Terminal
 	streams, err := c.openStreams(ctx, p, proc.Terminal)
