@@ -273,24 +273,54 @@ func TestEveryStepRollsBack(t *testing.T) {
 
 // config-dump is there for the case that the file on disk is not what was tried.
 func TestConfigDumpRollsBack(t *testing.T) {
-	m := newMachine(t, "2.4.2")
-	before := m.files()
-	steps := m.setup(options).Install()
-	i := slices.IndexFunc(steps, func(s Step) bool { return s.Name == "containerd" })
-	do := steps[i].Do
-	steps[i].Do = func(ctx ctx) error {
-		m.must(do(ctx))
-		text, err := m.Read("/etc/containerd/config.toml")
-		m.must(err)
-		return m.Write("/etc/containerd/config.toml", []byte(text+"[broken\n"), 0o644)
+	for name, breaks := range map[string]func(text string) string{
+		"broken":  func(text string) string { return text + "[broken\n" },
+		"without": func(string) string { return "version = 2\n" },
+	} {
+		m := newMachine(t, "2.4.2")
+		before := m.files()
+		steps := m.setup(options).Install()
+		i := slices.IndexFunc(steps, func(s Step) bool { return s.Name == "containerd" })
+		do := steps[i].Do
+		steps[i].Do = func(ctx ctx) error {
+			m.must(do(ctx))
+			text, err := m.Read("/etc/containerd/config.toml")
+			m.must(err)
+			return m.Write("/etc/containerd/config.toml", []byte(breaks(text)), 0o644)
+		}
+		_, err := run1(t, steps, false)
+		var failed *Failure
+		if !errors.As(err, &failed) || failed.Step != "config-dump" {
+			t.Fatalf("%s: error %v, want one of config-dump", name, err)
+		}
+		if diff := cmp.Diff(before, m.files()); diff != "" {
+			t.Errorf("%s: left: %s", name, diff)
+		}
 	}
-	_, err := run1(t, steps, false)
-	var failed *Failure
-	if !errors.As(err, &failed) || failed.Step != "config-dump" {
-		t.Fatalf("error %v, want one of config-dump", err)
+}
+
+// What was done last is undone first, and what had nothing to do is left alone; an undoing that fails keeps none of
+// the others from being tried, and is told.
+func TestRollbackOrder(t *testing.T) {
+	var did []string
+	step := func(name string, change bool, do, undo error) Step {
+		return Step{
+			Name: name,
+			Plan: func(ctx) (string, error) { return map[bool]string{true: "a change"}[change], nil },
+			Do:   func(ctx) error { did = append(did, "do "+name); return do },
+			Undo: func(ctx) error { did = append(did, "undo "+name); return undo },
+		}
 	}
-	if diff := cmp.Diff(before, m.files()); diff != "" {
-		t.Errorf("left: %s", diff)
+	stuck, broken := errors.New("stuck"), errors.New("broken")
+	_, err := run1(t, []Step{
+		step("one", true, nil, nil), step("two", false, nil, nil), step("three", true, nil, stuck), step("four", true, broken, nil), step("five", true, nil, nil),
+	}, false)
+	want := []string{"do one", "do three", "do four", "undo four", "undo three", "undo one"}
+	if diff := cmp.Diff(want, did); diff != "" {
+		t.Error(diff)
+	}
+	if !errors.Is(err, broken) || !strings.HasSuffix(err.Error(), "step four: broken; rolled back: four, one; NOT rolled back: three: stuck") {
+		t.Errorf("error %v", err)
 	}
 }
 
