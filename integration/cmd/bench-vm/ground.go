@@ -121,6 +121,10 @@ func (g *ground) stop() error {
 		if e := s.cmd.Process.Signal(syscall.SIGTERM); e == nil {
 			_ = s.cmd.Wait() // how it ends is not what is measured
 		}
+		// What ours leaves mounted for the kubelet.
+		if exports := filepath.Join(g.dir, s.id, "state", "exports"); s.name == ours || s.name == cold {
+			err = errors.Join(err, command("umount", exports))
+		}
 	}
 	g.subjects = nil
 	for _, m := range g.mounts {
