@@ -83,11 +83,12 @@ func TestBindThroughSymlink(t *testing.T) {
 		if err := os.Symlink("/tmp", filepath.Join(inner, "link")); err != nil {
 			t.Fatal(err)
 		}
-		prints(t, e, lines("content"), "cat /tmp/sub/file", harness.Mounts(
+		sub := harness.Token + "-sub" // that nobody else has in /tmp
+		prints(t, e, lines("content"), "cat /tmp/"+sub+"/file", harness.Mounts(
 			bind(inner, "/links", "bind"),
-			bind(dir, "/links/link/sub", "bind"),
+			bind(dir, "/links/link/"+sub, "bind"),
 		))
-		if _, err := os.Stat("/tmp/sub"); err == nil {
+		if _, err := os.Stat("/tmp/" + sub); err == nil {
 			t.Error("the mount point was made on the host")
 		}
 	})
