@@ -223,6 +223,14 @@ func TestPortForward(t *testing.T) {
 		p := e.pod(t)
 		c := p.start(t, "mkdir /www && echo served > /www/index.html && echo up && exec httpd -f -p 127.0.0.1:8080 -h /www")
 		c.saw(t, "up")
+		// The forwarder gives up at the first connection that it cannot make.
+		harness.Eventually(t, "the server", func() error {
+			got, err := c.Exec(e.ctx, "wget", "-q", "-O", "-", "http://127.0.0.1:8080/")
+			if err == nil && got.ExitCode != 0 {
+				err = fmt.Errorf("%s", got.Stderr)
+			}
+			return err
+		})
 		got, err := e.Runtime.PortForward(e.ctx, &cri.PortForwardRequest{PodSandboxId: p.ID, Port: []int32{8080}})
 		if err != nil {
 			t.Fatal(err)
