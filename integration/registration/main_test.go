@@ -83,8 +83,15 @@ func (n *node) confs() []string {
 	}
 	var vmids []string
 	for _, path := range paths {
+		data, err := os.ReadFile(path)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // removed meanwhile
+		}
+		if err != nil {
+			n.t.Fatal(err)
+		}
 		vmid := strings.TrimSuffix(filepath.Base(path), ".conf")
-		n.pct(vmid)
+		n.parse(vmid, string(data))
 		vmids = append(vmids, vmid)
 	}
 	return vmids
@@ -99,7 +106,12 @@ func (n *node) pathOn(node, vmid string) string {
 // pct is a conf as PVE reads it.
 func (n *node) pct(vmid string) *pvetest.PCT {
 	n.t.Helper()
-	p := pvetest.ParsePCT(n.read(n.path(vmid)))
+	return n.parse(vmid, n.read(n.path(vmid)))
+}
+
+func (n *node) parse(vmid, text string) *pvetest.PCT {
+	n.t.Helper()
+	p := pvetest.ParsePCT(text)
 	if len(p.Warnings) > 0 {
 		n.t.Errorf("conf of %s: PVE warns: %q", vmid, p.Warnings)
 	}
