@@ -3,7 +3,9 @@ package pve_test
 import (
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/pvelxc/pvelxc/pve"
 	"github.com/pvelxc/pvelxc/pve/pvetest"
@@ -90,4 +92,26 @@ func TestMadeAndNotWritten(t *testing.T) {
 			next(t, m, m.halfReserved("c1"))
 		})
 	}
+}
+
+// TestGivenUp: of a create that met a restart nobody knows what became; a conf that is somebody else's by then is
+// left to them, and the next VMID is given.
+func TestGivenUp(t *testing.T) {
+	a, b := cluster(t)
+	const text = "memory: 512\n"
+	var once sync.Once
+	theirs := ""
+	a.mount.Before(func(_ pvetest.Op, path string) {
+		once.Do(func() {
+			a.mount.Stop()
+			theirs = filepath.Join(b.Root, path)
+			write(t, theirs, text)
+			time.AfterFunc(3*time.Millisecond, a.mount.Resume)
+		})
+	})
+	reg := a.reserve("c1")
+	if got := read(t, theirs); got != text || filepath.Base(theirs) == reg.VMID.String()+".conf" {
+		t.Errorf("given %d; the other's conf %s is now %q", reg.VMID, theirs, got)
+	}
+	a.noIntents()
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -137,8 +136,8 @@ func (r *Registrar) scan(ctx context.Context, cluster bool) (listing, error) {
 	return l, nil
 }
 
-// readAll reads the confs of a node, as many at a time as there are CPUs: each is a
-// few round trips through the kernel.
+// readAll reads the confs of a node, several at a time whatever the number of CPUs:
+// each waits for a few answers of the daemon.
 func (r *Registrar) readAll(ctx context.Context, node string, vmids []VMID) (entries []Entry, empty []VMID, err error) {
 	dir, err := open(r.store.dir(node), unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
@@ -149,8 +148,8 @@ func (r *Registrar) readAll(ctx context.Context, node string, vmids []VMID) (ent
 	none := make([]bool, len(vmids))
 	var next atomic.Int64
 	var wg sync.WaitGroup
-	workers := min(runtime.GOMAXPROCS(0), 8)
-	errs := make([]error, workers)
+	const workers = 8
+	var errs [workers]error
 	for w := range workers {
 		wg.Go(func() {
 			quietly(func() {
@@ -175,7 +174,7 @@ func (r *Registrar) readAll(ctx context.Context, node string, vmids []VMID) (ent
 			empty = append(empty, vmids[i])
 		}
 	}
-	return entries, empty, errors.Join(errs...)
+	return entries, empty, errors.Join(errs[:]...)
 }
 
 // readEntry returns nil for a conf that is not ours.

@@ -144,6 +144,18 @@ func reconciles(t *testing.T, machine func(*testing.T) *machine) {
 		m.run()
 		m.check("when it ended", tasks(), "removed c1")
 	})
+	t.Run("edited while it was looked at", func(t *testing.T) {
+		m := machine(t)
+		reg := m.reserve("c1")
+		view := tasks()
+		view.Tasks = func(context.Context) ([]pve.Task, error) {
+			write(t, m.path(reg.VMID), read(t, m.path(reg.VMID))+"# mine\n")
+			return nil, nil
+		}
+		if _, err := m.Reconcile(ctx(t), view); !errors.Is(err, pve.ErrConflict) || !strings.HasSuffix(read(t, m.path(reg.VMID)), "# mine\n") {
+			t.Errorf("%v, want ErrConflict and the edit kept", err)
+		}
+	})
 	t.Run("young confs", func(t *testing.T) {
 		m := machine(t)
 		o := *m.Registrar
@@ -154,6 +166,10 @@ func reconciles(t *testing.T, machine func(*testing.T) *machine) {
 		past := time.Now().Add(-2 * time.Hour)
 		must(t, os.Chtimes(m.path(reg.VMID), past, past))
 		m.check("an hour later", tasks(), "removed c1")
+		ahead := m.reserve("c2")
+		future := time.Now().Add(2 * time.Hour)
+		must(t, os.Chtimes(m.path(ahead.VMID), future, future))
+		m.check("after a clock that was wrong", tasks(), "removed c2")
 	})
 	t.Run("a shim's own", func(t *testing.T) {
 		m := machine(t)
@@ -276,6 +292,17 @@ func TestReconcileAcrossNodes(t *testing.T) {
 	view := tasks(task(moved, true))
 	view.Cluster = false
 	a.check("from this node alone", view, "returned moved")
+	// It is edited where it is, just when it is looked at.
+	must(t, os.Rename(a.path(moved.VMID), a.pathOn("n2", moved.VMID)))
+	view = tasks()
+	view.Tasks = func(context.Context) ([]pve.Task, error) {
+		write(t, a.pathOn("n2", moved.VMID), read(t, a.pathOn("n2", moved.VMID))+"# mine\n")
+		return []pve.Task{task(moved, true)}, nil
+	}
+	if _, err := a.Reconcile(ctx(t), view); !errors.Is(err, pve.ErrConflict) {
+		t.Errorf("moved and edited: %v, want ErrConflict", err)
+	}
+	a.check("the next time", tasks(task(moved, true)), "returned moved")
 	// The other node gave the VMID to somebody else while the conf was away.
 	must(t, os.Remove(a.path(moved.VMID)))
 	write(t, b.path(moved.VMID), "memory: 512\n")

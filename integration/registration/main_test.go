@@ -176,12 +176,13 @@ func (n *node) run(name string, args ...string) string {
 func (n *node) gc() string { return n.run(filepath.Join(daemon.Bin(), "pvelxc"), "gc", "--apply") }
 
 // tryGC is gc while other things happen: a failure is for the next one to mend.
-func (n *node) tryGC(options ...string) {
+func (n *node) tryGC(options ...string) error {
 	cmd := exec.Command(filepath.Join(daemon.Bin(), "pvelxc"), append([]string{"gc", "--apply"}, options...)...)
 	cmd.Env = append(os.Environ(), "PVELXC_CONFIG="+configuration())
 	if out, err := cmd.CombinedOutput(); err != nil {
-		n.t.Logf("gc: %v: %s", err, out)
+		return fmt.Errorf("gc: %w: %s", err, out)
 	}
+	return nil
 }
 
 // update gives a container another memory limit, in bytes, and waits until its conf has it.

@@ -183,7 +183,9 @@ func TestDeleteRacesWithReconcile(t *testing.T) {
 	var reconciling sync.WaitGroup
 	reconciling.Go(func() {
 		for {
-			n.tryGC()
+			if err := n.tryGC(); err != nil {
+				t.Log(err) // for the next one to mend
+			}
 			select {
 			case <-done:
 				return

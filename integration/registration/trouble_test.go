@@ -46,7 +46,9 @@ func TestNoQuorumDegrades(t *testing.T) {
 func (n *node) metrics(t *testing.T, success, unregistered string) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "pvelxc.prom")
-	n.tryGC("--textfile", file)
+	if err := n.tryGC("--textfile", file); (err == nil) != (success == "1") {
+		t.Errorf("success %s: %v", success, err)
+	}
 	text := "\n" + n.read(file)
 	for _, want := range []string{"\npvelxc_reconcile_success " + success + "\n", "\npvelxc_registration_unregistered_containers " + unregistered + "\n"} {
 		if !strings.Contains(text, want) {
@@ -171,6 +173,6 @@ func TestClusterDown(t *testing.T) {
 		}
 	}
 	n.Resume()
-	harness.Eventually(t, "reconciliation", func() error { n.gc(); return nil })
+	harness.Eventually(t, "reconciliation", func() error { return n.tryGC() }) // the outage ends when it is seen to
 	n.none("after reconciliation")
 }
