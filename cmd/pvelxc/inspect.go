@@ -20,6 +20,7 @@ import (
 	"github.com/pvelxc/pvelxc/internal/inventory"
 	"github.com/pvelxc/pvelxc/internal/node"
 	"github.com/pvelxc/pvelxc/pve"
+	pveconf "github.com/pvelxc/pvelxc/pve/conf"
 	"github.com/pvelxc/pvelxc/shim/container"
 )
 
@@ -128,8 +129,17 @@ func (i *inspection) comparePVE(ctx context.Context, conf config.Config, c node.
 		problem(err)
 		return
 	}
+	live, findErr := reader.Find(ctx, c.VMID)
 	if c.Guest != nil {
-		wrote, err := reader.Render(*c.Guest)
+		guest := *c.Guest
+		// The size was measured when the root was mounted: it is what it is.
+		if findErr == nil {
+			value, _ := live.Conf.Get("rootfs")
+			if root, err := pveconf.ParseRootfs(value); err == nil && guest.RootfsSize == 0 {
+				guest.RootfsSize = root.Size
+			}
+		}
+		wrote, err := reader.Render(guest)
 		if err != nil {
 			problem(err)
 			return
@@ -139,9 +149,8 @@ func (i *inspection) comparePVE(ctx context.Context, conf config.Config, c node.
 		}
 		i.PVE = string(wrote.Bytes())
 	}
-	live, err := reader.Find(ctx, c.VMID)
-	if err != nil {
-		problem(err)
+	if findErr != nil {
+		problem(findErr)
 		return
 	}
 	i.PVENode, i.PVELive = live.Node, string(live.Conf.Bytes())
