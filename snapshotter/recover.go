@@ -169,18 +169,12 @@ func (r *recovery) putDatasets(t rows) error {
 	slices.SortStableFunc(r.datasets, func(a, b zfs.Info) int { return cmp.Compare(a.CreateTXG, b.CreateTXG) })
 	for _, d := range r.datasets {
 		row := datasetRow{State: ready, GUID: d.GUID, Seq: d.CreateTXG, Quota: d.Refquota != 0, Dirty: true}
-		if slices.Contains(r.result.Nameless, d.Name) {
-			row.Lease = nameless
-		}
 		if err := t.putDataset(d.Name, row); err != nil {
 			return err
 		}
 	}
 	return t.ours.SetSequence(orphanSeq >> 1)
 }
-
-// nameless is the lease of a dataset that Recover found no name for: nobody's.
-const nameless = "?"
 
 // add makes the rows of one layer.
 func (r *recovery) add(ctx context.Context, t rows, f found) error {

@@ -153,4 +153,21 @@ func TestNoLeaseWhileApplying(t *testing.T) {
 	_, err = h.View(ctx, "v", "c")
 	h.must(err)
 	h.same("files", h.files("v"), []string{"a", "c"})
+	// A commit does not end the writing either.
+	_, err = h.Prepare(ctx, "one/1/extract-3 d", "c")
+	h.must(err)
+	dataset = h.head("one/1/extract-3 d")
+	done = h.Applying(dataset)
+	h.must(h.Commit(ctx, "d", "one/1/extract-3 d"))
+	_, err = h.Prepare(ctx, "one/1/extract-4 e", "d")
+	h.must(err)
+	if h.head("one/1/extract-4 e") == dataset {
+		t.Error("a head is leased that is written to")
+	}
+	done(d)
+	_, err = h.Prepare(ctx, "one/1/extract-5 f", "d")
+	h.must(err)
+	if h.head("one/1/extract-5 f") != dataset {
+		t.Error("a head that nobody writes to any more is not leased")
+	}
 }

@@ -87,6 +87,20 @@ func TestMetrics(t *testing.T) {
 	if got, want := value(gather(t, m)[prefix+"txg_waits_total"])-start, float64(b.TXG()-before); got != want {
 		t.Errorf("%v txgs are told of, %v were waited for", got, want)
 	}
+	told := value(gather(t, m)[prefix+"txg_waits_total"])
+	b.Inject(func(op, name string) error {
+		if op == "clone" {
+			return errors.ErrUnsupported
+		}
+		return nil
+	})
+	if _, err := sn.Prepare(ctx, "fails", "a"); err == nil {
+		t.Error("a clone that fails")
+	}
+	b.Inject(nil)
+	if got := value(gather(t, m)[prefix+"txg_waits_total"]); got != told {
+		t.Errorf("what fails waits for %v txgs", got-told)
+	}
 	children, err := b.Children(ctx, "tank/pvelxc/s")
 	if err != nil {
 		t.Fatal(err)
@@ -117,7 +131,7 @@ func TestMetrics(t *testing.T) {
 		}
 		found[key] = s.GetHistogram().GetSampleCount()
 	}
-	if found["prepare ok "] != 2 || found["prepare error "] != 1 || found["commit ok "] != 1 || found["remove ok "] != 1 {
+	if found["prepare ok "] != 2 || found["prepare error "] != 2 || found["commit ok "] != 1 || found["remove ok "] != 1 {
 		t.Errorf("%v", found)
 	}
 }

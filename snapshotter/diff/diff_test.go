@@ -132,7 +132,7 @@ func layer(t testing.TB, files int) []byte {
 		must(t, err)
 	}
 	must(t, w.Close())
-	buf.Write(make([]byte, 10240))
+	buf.Write(make([]byte, 3<<20))
 	return buf.Bytes()
 }
 
