@@ -113,7 +113,7 @@ func joinedIDMap(spec *specs.Spec) (*oci2lxc.IDMap, error) {
 		if ns.Type != specs.UserNamespace || ns.Path == "" {
 			continue
 		}
-		pid := ""
+		var pid string
 		if match := processNamespace.FindStringSubmatch(filepath.Clean(ns.Path)); match != nil && match[2] == "user" {
 			pid = match[1]
 		} else if len(spec.Linux.UIDMappings) > 0 && len(spec.Linux.GIDMappings) > 0 {
