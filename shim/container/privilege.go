@@ -30,8 +30,9 @@ func checkProfile(p *oci2lxc.Process) error {
 		return nil
 	}
 	// Who may not read the list, as in a namespace of AppArmor's, learns it at execve.
-	if loaded, err := lsm.ProfileLoaded(p.AppArmorProfile); err != nil || loaded {
-		return nil
+	loaded, err := lsm.ProfileLoaded(p.AppArmorProfile)
+	if err != nil || loaded {
+		return nil //nolint:nilerr // see above
 	}
 	return fmt.Errorf("process.apparmorProfile: the AppArmor profile %q is not loaded: %w (hint: apparmor_parser -r FILE)",
 		p.AppArmorProfile, errdefs.ErrFailedPrecondition)
