@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/pvelxc/pvelxc/oci2lxc"
+	"github.com/pvelxc/pvelxc/shim/reaper"
 )
 
 func TestStateSurvivesItsFile(t *testing.T) {
@@ -55,18 +56,15 @@ func TestStateOfTheFutureIsRefused(t *testing.T) {
 
 // A process is ended by its reference, and another that has got its pid is not.
 func TestProcRefEndsOnlyItsOwn(t *testing.T) {
-	start := func() *exec.Cmd {
-		cmd := exec.Command("sleep", "1000")
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = cmd.Process.Kill() })
-		return cmd
+	cmd := exec.Command("sleep", "1000")
+	exits, err := reaper.Start(cmd) // which waits for every child of this program
+	if err != nil {
+		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = cmd.Process.Kill() })
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 
-	cmd := start()
 	ref, err := refOf(cmd.Process.Pid)
 	if err != nil {
 		t.Fatal(err)
@@ -81,8 +79,10 @@ func TestProcRefEndsOnlyItsOwn(t *testing.T) {
 	if err := ref.end(ctx); err != nil {
 		t.Errorf("end: %v", err)
 	}
-	if state, err := cmd.Process.Wait(); err != nil || state.ExitCode() != -1 {
-		t.Errorf("the process ended with %v, %v; want by a signal", state, err)
+	e := <-exits
+	reaper.Release(cmd)
+	if !e.Status.Signaled() {
+		t.Errorf("the process ended with %v; want by a signal", e)
 	}
 	if err := ref.end(ctx); err != nil {
 		t.Errorf("end of a process that is gone: %v", err)
