@@ -184,8 +184,8 @@ func TestLogsAreWhole(t *testing.T) {
 	n := newCLI(t, harness.On(t, harness.Pvelxc))
 	n.prepare(t)
 	n.guard(t)
-	// It goes on: nerdctl's log driver stops at the container's end, whatever it has not read by then.
-	name := n.detach(t, "seq 1 20000; "+forever, "--net", "none")
+	// It ends: nerdctl's log driver stops then, whatever it has not read.
+	name := n.detach(t, "seq 1 20000", "--net", "none")
 	harness.Eventually(t, "log", func() error {
 		lines := strings.Fields(n.ok(t, "logs", name))
 		if len(lines) != 20000 || lines[19999] != "20000" {

@@ -28,6 +28,7 @@ func (c *Container) watch() {
 	}
 	c.stopOOM()
 	c.waitExecs(ctx)
+	c.init.flush(ctx)
 	c.init.starting.Lock()
 	defer c.init.starting.Unlock()
 	c.keepExit(exit)

@@ -178,6 +178,7 @@ func (c *Container) awaitConsole(ctx context.Context, proc *oci2lxc.Process, pro
 // watchExec waits for the end of an exec and tells it, after its start was told.
 func (c *Container) watchExec(p *Process, exits <-chan reaper.Exit) {
 	e := <-exits
+	p.flush(context.Background())
 	p.starting.Lock()
 	defer p.starting.Unlock()
 	p.setExited(Exit{Status: e.Code(), At: e.At}, func(e Exit) { c.emit(exitEvent(c.id, p.execID, e)) })

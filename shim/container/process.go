@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -104,6 +105,18 @@ func (p *Process) stdio() *stdio.IO {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.io
+}
+
+// flushTimeout is how long the word of an exit waits for a logger program.
+const flushTimeout = 2 * time.Second
+
+// flush waits until a logger program has what the process wrote. One that does not read loses what it would have lost.
+func (p *Process) flush(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, flushTimeout)
+	defer cancel()
+	if streams := p.stdio(); streams != nil {
+		_ = streams.Flush(ctx)
+	}
 }
 
 // setStdio gives the process its streams.

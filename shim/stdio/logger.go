@@ -1,6 +1,7 @@
 package stdio
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -23,6 +25,8 @@ const (
 	loggerReady = 10 * time.Second
 	// loggerLinger is how long it may go on after the end of its input before it is asked to end.
 	loggerLinger = 2 * time.Second
+	// unreadPoll is how often, at the most and at the least, it is looked whether a logger program has read everything.
+	unreadPollMin, unreadPollMax = time.Millisecond, 50 * time.Millisecond
 )
 
 // logger is a running logger program: the protocol of containerd's core/runtime/v2/logging. It reads the process's stdout and stderr
@@ -31,8 +35,11 @@ type logger struct {
 	stdout, stderr *os.File // write ends until given away; guarded by IO.mu
 	gone           chan struct{}
 
-	mu  sync.Mutex // guards cmd, nil after its end
-	cmd *exec.Cmd
+	mu  sync.Mutex // guards what follows
+	cmd *exec.Cmd  // nil after its end
+	// unread are write ends of ours that nothing is written to: they tell what the program has not read yet. nil once
+	// the process is gone.
+	unread []*os.File
 }
 
 func startLogger(ctx context.Context, uri *url.URL, id, namespace string) (_ *logger, err error) {
@@ -62,6 +69,19 @@ func startLogger(ctx context.Context, uri *url.URL, id, namespace string) (_ *lo
 	defer ready.Close()
 	theirs = append(theirs, word)
 
+	var unread []*os.File
+	defer func() {
+		if err != nil {
+			closeAll(unread)
+		}
+	}()
+	for _, f := range ours {
+		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return nil, fmt.Errorf("logger: %w", err)
+		}
+		unread = append(unread, os.NewFile(uintptr(fd), "log-unread"))
+	}
 	cmd := exec.Command(uri.Path, args...)
 	cmd.Env = []string{"CONTAINER_ID=" + id, "CONTAINER_NAMESPACE=" + namespace}
 	cmd.ExtraFiles = theirs
@@ -69,7 +89,7 @@ func startLogger(ctx context.Context, uri *url.URL, id, namespace string) (_ *lo
 	if err != nil {
 		return nil, fmt.Errorf("logger: %w", err)
 	}
-	l := &logger{cmd: cmd, stdout: ours[0], stderr: ours[1], gone: make(chan struct{})}
+	l := &logger{cmd: cmd, stdout: ours[0], stderr: ours[1], gone: make(chan struct{}), unread: unread}
 	go func() {
 		<-exits
 		l.mu.Lock()
@@ -145,6 +165,53 @@ func (l *logger) terminalSink() *sink {
 	return newSink(stdout, false)
 }
 
+// flush waits until the program has read all that was written, and done with it what it does. nerdctl's drops what it has in
+// hand as soon as it hears of the container's exit: up to 32 KiB of each stream, and what is in the pipe.
+func (l *logger) flush(ctx context.Context) error {
+	for delay := unreadPollMin; ; delay = min(2*delay, unreadPollMax) {
+		if l.read() {
+			return nil
+		}
+		select {
+		case <-l.gone:
+			return nil
+		case <-ctx.Done():
+			return fmt.Errorf("wait for logger: %w", context.Cause(ctx))
+		case <-time.After(delay):
+		}
+	}
+}
+
+// read says whether the program has read everything and waits for more: every thread of it sleeps. One that has work is
+// running, or waits for a processor or a disk.
+func (l *logger) read() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, f := range l.unread {
+		if n, err := unix.IoctlGetInt(int(f.Fd()), unix.TIOCINQ); err == nil && n > 0 {
+			return false
+		}
+	}
+	return l.cmd == nil || asleep(l.cmd.Process.Pid)
+}
+
+// asleep says whether every thread of a process is in an interruptible sleep (the third field of proc_pid_stat(5)).
+func asleep(pid int) bool {
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/[0-9]*/stat", pid))
+	if err != nil {
+		return false
+	}
+	for _, thread := range threads {
+		// A thread that has ended meanwhile does nothing either.
+		stat, err := os.ReadFile(thread)
+		_, state, _ := bytes.Cut(stat[bytes.LastIndexByte(stat, ')')+1:], []byte(" "))
+		if err == nil && !bytes.HasPrefix(state, []byte("S")) {
+			return false
+		}
+	}
+	return true
+}
+
 // stop waits for the program's end, which the end of its input brings about; one that lingers gets SIGTERM.
 func (l *logger) stop(ctx context.Context) error {
 	linger := time.NewTimer(loggerLinger)
@@ -165,6 +232,15 @@ func (l *logger) stop(ctx context.Context) error {
 func (l *logger) closeStreams() {
 	stdout, stderr := l.takeStreams()
 	closeAll([]*os.File{stdout, stderr})
+	l.exited()
+}
+
+// exited lets the program see the end of its input.
+func (l *logger) exited() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	closeAll(l.unread)
+	l.unread = nil
 }
 
 func (l *logger) kill() {

@@ -9,7 +9,7 @@
 // process could open other host files by (open_by_handle_at(2) with CAP_DAC_READ_SEARCH), LSMs refuse it by its path, and a user other
 // than root cannot reopen it through /proc/self/fd/1. An anonymous pipe has none of these troubles.
 //
-// Life of an IO: Open, hand Child to the process, Start (or Console), Feed, then at its exit Exited, and for its deletion Drain and Close.
+// Life of an IO: Open, hand Child to the process, Start (or Console), Feed, then at its exit Flush and Exited, and for its deletion Drain and Close.
 package stdio
 
 import (
@@ -277,6 +277,18 @@ func (s *IO) Exited() {
 	if s.stdin != nil {
 		s.stdin.close()
 	}
+	if s.logger != nil {
+		s.logger.exited()
+	}
+}
+
+// Flush waits until a logger program has read all that the process wrote, for as long as ctx allows. It comes between the
+// process's end and the word of it, which ends nerdctl's. Without a logger it does nothing.
+func (s *IO) Flush(ctx context.Context) error {
+	if s.logger == nil {
+		return nil
+	}
+	return s.logger.flush(ctx)
 }
 
 // Drain waits until all that the process wrote has arrived in the FIFO or file, or the logger program has ended. It implies

@@ -50,6 +50,12 @@ func runLogger() {
 	case "hang":
 		hang()
 	}
+	if mode == "late" {
+		_, _ = ready.Write([]byte{0})
+		for _, err := os.Stat(filepath.Join(dir, "go")); err != nil; _, err = os.Stat(filepath.Join(dir, "go")) {
+			time.Sleep(time.Millisecond)
+		}
+	}
 	done := make(chan error)
 	for fd, name := range map[uintptr]string{3: "stdout", 4: "stderr"} {
 		go func() {
@@ -462,6 +468,40 @@ func TestLogger(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What was written has been read before the exit is told.
+func TestLoggerFlush(t *testing.T) {
+	noLeaks(t)
+	dir := t.TempDir()
+	uri := loggerURI(t, "binary-v2", "late", dir)
+	streams := open(t, Config{ID: "c1", Namespace: "ns", Stdout: uri, Stderr: uri})
+	cmd := exec.Command("sh", "-c", "seq 1 1000; echo err >&2")
+	cmd.Stdout, cmd.Stderr = streams.Child().Stdout, streams.Child().Stderr
+	exits, err := reaper.Start(cmd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	streams.Start()
+	await(t, exits)
+	_ = reaper.Release(cmd)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if err := streams.Flush(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("flushed although nothing is read: %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel = context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := streams.Flush(ctx); err != nil {
+		t.Error(err)
+	}
+	if !streams.logger.read() {
+		t.Error("flushed although not all is read")
+	}
+	drain(t, streams)
 }
 
 func TestLoggerFailures(t *testing.T) {
