@@ -21,7 +21,8 @@ func (s *Setup) want() ctrd.Want {
 	if s.Dataset == "" {
 		return ctrd.Want{}
 	}
-	return ctrd.Want{Socket: snapshotterSocket, Exports: exportsRoot, Differ: true}
+	// containerd 1.7 asks a differ behind a socket without a namespace, which ours needs.
+	return ctrd.Want{Socket: snapshotterSocket, Exports: exportsRoot, Differ: s.layout.Major() >= 2}
 }
 
 func (s *Setup) planContainerd(ctx context.Context) (string, error) {

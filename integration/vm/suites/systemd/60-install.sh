@@ -159,7 +159,7 @@ uninstall() {
 }
 purge() {
 	dpkg --purge pvelxc
-	diff <(echo "$before") <(ls /etc | grep -vx pve)
+	diff <(echo "$before") <(ls /etc | grep -vxE "pve|cni")
 	! grep pvelxc /sys/kernel/security/apparmor/profiles
 }
 
