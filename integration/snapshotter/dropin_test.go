@@ -68,14 +68,18 @@ func TestDropIns(t *testing.T) {
 				return tree
 			}
 			stock, got := dump(""), dump(fmt.Sprintf("%q", dropin))
+			differ := map[string]any{"type": "diff", "address": socket, "order": []any{"pvelxc-diff", "walking"}}
+			if c.version == 2 { // containerd 1.7 asks a proxied differ without a namespace
+				differ = map[string]any{"order": []any{"walking"}}
+			}
 			for path, want := range map[string]any{
 				"proxy_plugins pvelxc type":                             "snapshot",
 				"proxy_plugins pvelxc address":                          socket,
 				"proxy_plugins pvelxc exports root":                     "/var/lib/pvelxc-snapshotter/exports",
 				"proxy_plugins pvelxc capabilities":                     []any{"remap-ids"},
-				"proxy_plugins pvelxc-diff type":                        "diff",
-				"proxy_plugins pvelxc-diff address":                     socket,
-				"plugins io.containerd.service.v1.diff-service default": []any{"pvelxc-diff", "walking"},
+				"proxy_plugins pvelxc-diff type":                        differ["type"],
+				"proxy_plugins pvelxc-diff address":                     differ["address"],
+				"plugins io.containerd.service.v1.diff-service default": differ["order"],
 			} {
 				if v := at(got, strings.Fields(path)...); !reflect.DeepEqual(v, want) {
 					t.Errorf("%s = %v, want %v", path, v, want)
