@@ -34,7 +34,7 @@ booted=
 trap 'rm -rf "$share"' EXIT
 trap '[ -z "$booted" ] || kill "$booted" 2>/dev/null; wait; exit 143' HUP INT TERM
 mkdir -p "$share"/{bin,peers,go,deb} "$vm/results"
-cp -r "$here/guest" "$share/"
+cp -r "$here/guest" "$repo/dist" "$share/"
 [ ! -d "$repo/bin" ] || cp -rT "$repo/bin" "$share/bin"
 for peer in "$repo"/out/peers/{containerd,runc,nerdctl}-*/; do
 	if [ -e "$peer/.done" ]; then cp -r "$peer" "$share/peers/"; fi
