@@ -78,6 +78,10 @@ func rootProperties(ctx context.Context, n *Node) Result {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), "\t")
 		have[name] = value
 	}
+	// OpenZFS shows "sa" as "on" since 2.3; before, "on" was "dir".
+	if version, err := n.Read("/sys/module/zfs/version"); err == nil && release(version) >= 2003 && have["xattr"] == "on" {
+		have["xattr"] = "sa"
+	}
 	var set []string
 	for _, p := range RootProperties {
 		// "posixacl" is the old name of "posix"; canmount and mountpoint say the same of a

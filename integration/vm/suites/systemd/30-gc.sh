@@ -35,7 +35,7 @@ ran() {
 	systemctl daemon-reload
 	systemctl start pvelxc-gc.timer
 	poll 60 test ! -e "$lxc/900001.conf"
-	poll 60 eval '[ "$(systemctl show -P Result pvelxc-gc.service)" = success ] && ! systemctl is-active -q pvelxc-gc.service'
+	poll 60 eval '[ "$(systemctl show -P Result -P ActiveState pvelxc-gc.service | sort | xargs)" = "inactive success" ]'
 	[ ! -e /var/lib/lxc/900001 ]
 	[ "$(cat "$lxc/100.conf")" = "hostname: admins" ]
 	grep -x 'pvelxc_reconcile_success 1' /run/pvelxc.prom
@@ -45,8 +45,8 @@ ran() {
 
 # It comes again, counted from the last run.
 again() {
+	poll 60 eval '[ "$(systemctl show -P NextElapseUSecMonotonic pvelxc-gc.timer)" != infinity ]'
 	systemctl list-timers --all --no-pager pvelxc-gc.timer
-	[ "$(systemctl show -P NextElapseUSecMonotonic pvelxc-gc.timer)" != infinity ]
 	systemctl cat pvelxc-gc.timer | grep -x OnUnitInactiveSec=10min
 }
 
