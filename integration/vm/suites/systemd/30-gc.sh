@@ -24,14 +24,15 @@ verified() {
 	systemd-analyze verify $units/pvelxc-gc.service $units/pvelxc-gc.timer
 }
 
-# The shipped delays count from boot and from the last run; a drop-in shortens the first of them.
+# The shipped delays count from boot and from the last run; a drop-in adds a short one from boot. (An empty OnBootSec= would
+# reset the one from the last run too.)
 ran() {
 	orphan 900001
 	printf 'hostname: admins\n' >"$lxc/100.conf"
 	touch -d '1 hour ago' "$lxc/100.conf"
 	echo 'OPTIONS="--textfile /run/pvelxc.prom"' >/etc/default/pvelxc-gc
 	mkdir -p $units/pvelxc-gc.timer.d
-	printf '[Timer]\nOnBootSec=\nOnBootSec=1s\nRandomizedDelaySec=0\nAccuracySec=1s\n' >$units/pvelxc-gc.timer.d/soon.conf
+	printf '[Timer]\nOnBootSec=1s\nRandomizedDelaySec=0\nAccuracySec=1s\n' >$units/pvelxc-gc.timer.d/soon.conf
 	systemctl daemon-reload
 	systemctl start pvelxc-gc.timer
 	poll 60 test ! -e "$lxc/900001.conf"
@@ -87,5 +88,5 @@ check "the timer comes again" again
 check "a run that hangs is ended and shows as failed; the next one does its work" hung
 check "a wrong configuration is said and nothing is touched" misconfigured
 systemctl stop pvelxc-gc.timer
-rm -rf $units/pvelxc-gc.* /usr/local/bin/pvelxc "$root" /etc/default/pvelxc-gc /run/pvelxc.prom
+rm -rf $units/pvelxc-gc.* /usr/local/bin/pvelxc /etc/pvelxc /var/lib/pvelxc /etc/default/pvelxc-gc /run/pvelxc.prom
 systemctl daemon-reload
