@@ -12,7 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pvelxc/pvelxc/internal/mounttree"
-	"github.com/pvelxc/pvelxc/shim/null"
 	"github.com/pvelxc/pvelxc/shim/program"
 	"github.com/pvelxc/pvelxc/shim/reaper"
 	"github.com/pvelxc/pvelxc/shim/stdio"
@@ -45,7 +44,12 @@ func spawnMonitor(p *Programs) (*monitor, error) {
 		return nil, err
 	}
 	defer peer.Close()
-	pid, exits, err := spawn(p.Monitor, nil, stdio.Child{}, peer)
+	streams, err := stdio.NullChild()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("start %s: %w", p.Monitor.Path, err), conn.Close())
+	}
+	defer streams.Close()
+	pid, exits, err := spawn(p.Monitor, nil, streams, peer)
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
@@ -66,19 +70,8 @@ func (m *monitor) start(ctx context.Context, init Executable, d dirs, killAll fu
 		return err
 	}
 	defer tree.Close()
-	devnull, err := null.Open()
-	if err != nil {
-		return err
-	}
-	defer devnull.Close()
-	or := func(f *os.File) *os.File {
-		if f == nil {
-			return devnull
-		}
-		return f
-	}
 	return m.conn.SendContainer(ctx, program.Container{
-		Stdin: or(child.Stdin), Stdout: or(child.Stdout), Stderr: or(child.Stderr), Init: tree,
+		Stdin: child.Stdin, Stdout: child.Stdout, Stderr: child.Stderr, Init: tree,
 		Name: d.name, LXCPath: d.lxcpath, Config: d.config(), ExitFile: d.exit(),
 	})
 }

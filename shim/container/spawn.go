@@ -5,7 +5,6 @@ import (
 	"os"
 	"syscall"
 
-	"github.com/pvelxc/pvelxc/shim/null"
 	"github.com/pvelxc/pvelxc/shim/reaper"
 	"github.com/pvelxc/pvelxc/shim/stdio"
 )
@@ -14,18 +13,9 @@ import (
 // the files of extra from 3 on, in a session of its own: a signal to the shim's
 // group is not the container's. It has no environment.
 func spawn(program Executable, args []string, child stdio.Child, extra ...*os.File) (int, <-chan reaper.Exit, error) {
-	devnull, err := null.Open()
-	if err != nil {
-		return 0, nil, fmt.Errorf("start %s: %w", program.Path, err)
-	}
-	defer devnull.Close()
-	all := append([]*os.File{child.Stdin, child.Stdout, child.Stderr}, extra...)
-	fds := make([]uintptr, len(all))
-	for i, f := range all {
-		if f == nil {
-			f = devnull
-		}
-		fds[i] = f.Fd()
+	fds := []uintptr{child.Stdin.Fd(), child.Stdout.Fd(), child.Stderr.Fd()}
+	for _, f := range extra {
+		fds = append(fds, f.Fd())
 	}
 	pid, exits, err := reaper.ForkExec(program.run(), append([]string{program.Path}, args...), &syscall.ProcAttr{
 		Dir:   "/",

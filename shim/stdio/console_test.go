@@ -77,8 +77,8 @@ func TestConsole(t *testing.T) {
 	config.Terminal = true
 	stdout := collect(t, config.Stdout)
 	streams := open(t, config)
-	if streams.Child() != (Child{}) {
-		t.Error("a process on a terminal was given pipes")
+	if child := streams.Child(); child.Stdin == nil || child.Stdin != child.Stdout || child.Stdin != child.Stderr {
+		t.Errorf("a process on a terminal was given %v, not the null device", child)
 	}
 	if err := streams.Resize(1, 1); err != nil {
 		t.Errorf("resize without a terminal: %v", err)

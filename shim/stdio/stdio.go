@@ -36,11 +36,6 @@ type Config struct {
 	Terminal bool
 }
 
-// Child holds the process's ends. All are nil with a terminal.
-type Child struct {
-	Stdin, Stdout, Stderr *os.File
-}
-
 // IO is the standard streams of one process. Its methods may be called from any goroutine, and in any order: a call that comes too
 // late or too early does nothing.
 type IO struct {
@@ -87,9 +82,6 @@ func Open(ctx context.Context, config Config) (_ *IO, err error) {
 	if err := s.openOutputs(ctx); err != nil {
 		return nil, err
 	}
-	if config.Terminal {
-		return s, nil
-	}
 	return s, s.openChild()
 }
 
@@ -128,10 +120,16 @@ func (s *IO) openOutputs(ctx context.Context) error {
 	return nil
 }
 
-// openChild makes the process's ends of the streams and starts the copies, which need no process yet.
+// openChild makes the process's ends of the streams and starts the copies, which need no process yet. A stream that is not named
+// is the null device; so are all three of a process on a terminal, until it opens that.
 func (s *IO) openChild() (err error) {
+	if s.config.Terminal {
+		s.child, err = NullChild()
+		return err
+	}
+	device := sync.OnceValues(null.Open)
 	if s.stdin == nil {
-		if s.child.Stdin, err = null.Open(); err != nil {
+		if s.child.Stdin, err = device(); err != nil {
 			return fmt.Errorf("stdin: %w", err)
 		}
 	} else {
@@ -146,18 +144,18 @@ func (s *IO) openChild() (err error) {
 		s.child.Stdout, s.child.Stderr = s.logger.takeStreams()
 		return nil
 	}
-	if s.child.Stdout, err = s.openChildOutput(s.stdout); err != nil {
+	if s.child.Stdout, err = s.openChildOutput(s.stdout, device); err != nil {
 		return fmt.Errorf("stdout: %w", err)
 	}
-	if s.child.Stderr, err = s.openChildOutput(s.stderr); err != nil {
+	if s.child.Stderr, err = s.openChildOutput(s.stderr, device); err != nil {
 		return fmt.Errorf("stderr: %w", err)
 	}
 	return nil
 }
 
-func (s *IO) openChildOutput(dst *sink) (*os.File, error) {
+func (s *IO) openChildOutput(dst *sink, device func() (*os.File, error)) (*os.File, error) {
 	if dst == nil {
-		return null.Open()
+		return device()
 	}
 	read, write, err := pipeOutOf()
 	if err != nil {
@@ -178,11 +176,7 @@ func (s *IO) Child() Child { return s.child }
 
 // Start closes the process's ends here, so that a stream's end is seen. Call it when the process holds them, or never will.
 func (s *IO) Start() {
-	for _, file := range []*os.File{s.child.Stdin, s.child.Stdout, s.child.Stderr} {
-		if file != nil {
-			_ = file.Close()
-		}
-	}
+	s.child.Close()
 }
 
 // Feed starts the copy of stdin into the process. Call it when the process is about to run.
