@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -38,10 +39,18 @@ var (
 	shared = make(map[daemon.Version]*node.Node)
 )
 
+// selected are the runtime handlers of this run. Ours with sandboxes that the shim holds is ours.
+func selected(version daemon.Version) []harness.Runtime {
+	chosen := harness.Selected()
+	return slices.DeleteFunc(node.Runtimes(version), func(r harness.Runtime) bool {
+		return !slices.ContainsFunc(chosen, func(c harness.Runtime) bool { return c.Type == r.Type })
+	})
+}
+
 // each runs test once for each runtime handler, on the newest containerd.
 func each(t *testing.T, test func(t *testing.T, e *env)) {
 	t.Helper()
-	for _, r := range harness.Selected() {
+	for _, r := range selected(daemon.Containerd2) {
 		t.Run(r.Name, func(t *testing.T) { test(t, on(t, r, daemon.Containerd2)) })
 	}
 }
@@ -50,7 +59,7 @@ func each(t *testing.T, test func(t *testing.T, e *env)) {
 func everywhere(t *testing.T, test func(t *testing.T, e *env)) {
 	t.Helper()
 	for _, version := range []daemon.Version{daemon.Containerd2, daemon.Containerd17} {
-		for _, r := range harness.Selected() {
+		for _, r := range selected(version) {
 			t.Run(string(version)+"/"+r.Name, func(t *testing.T) { test(t, on(t, r, version)) })
 		}
 	}
@@ -81,7 +90,7 @@ func start(t *testing.T, name string, version daemon.Version, change func(*daemo
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, r := range node.Runtimes {
+	for _, r := range node.Runtimes(version) {
 		warm := &env{Node: n, handler: r.Name, ctx: ctx}
 		run, err := n.RunPod(ctx, r.Name, n.PodConfig())
 		if err != nil {

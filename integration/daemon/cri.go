@@ -61,7 +61,7 @@ func (c *CRI) config(d *Daemon) string {
 	for _, h := range c.Handlers {
 		fmt.Fprintf(&b, "    [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.%s]\n      runtime_type = %q\n", h.Name, h.Type)
 		if h.Sandboxer != "" {
-			fmt.Fprintf(&b, "      sandboxer = %q\n", h.Sandboxer)
+			fmt.Fprintf(&b, "      sandboxer = %q\n      disable_pause_image_pull = %v\n", h.Sandboxer, h.Sandboxer == "shim")
 		}
 		if h.NetworkDir != "" {
 			fmt.Fprintf(&b, "      cni_conf_dir = %q\n", h.NetworkDir)

@@ -29,8 +29,25 @@ const Namespace = "k8s.io"
 // PluginDir is where Debian's containernetworking-plugins has its programs.
 const PluginDir = "/usr/lib/cni"
 
+// ShimSandboxes is our runtime with sandboxes that the shim holds itself, in the place of pause containers.
+var ShimSandboxes = harness.Runtime{Name: "pvelxc-shim", Type: harness.Pvelxc.Type}
+
 // Runtimes are the runtime handlers of a node; the reference is the default one.
-var Runtimes = []harness.Runtime{harness.Runc, harness.Pvelxc}
+func Runtimes(version daemon.Version) []harness.Runtime {
+	if version == daemon.Containerd17 {
+		return []harness.Runtime{harness.Runc, harness.Pvelxc}
+	}
+	return []harness.Runtime{harness.Runc, harness.Pvelxc, ShimSandboxes}
+}
+
+// handler is the configuration of a runtime handler.
+func handler(r harness.Runtime) daemon.Handler {
+	h := daemon.Handler{Name: r.Name, Type: r.Type}
+	if r == ShimSandboxes {
+		h.Sandboxer = "shim"
+	}
+	return h
+}
 
 // network is the pods' network: a bridge of the node's own.
 const network = `{
@@ -58,8 +75,8 @@ var archive = sync.OnceValues(image.Archive)
 // Start runs a node below dir, with the test images. change, where not nil, may change its configuration.
 func Start(ctx context.Context, dir string, version daemon.Version, change func(*daemon.CRI)) (*Node, error) {
 	config := &daemon.CRI{SandboxImage: image.Pause, NetworkDir: filepath.Join(dir, "net.d"), PluginDir: PluginDir}
-	for _, r := range Runtimes {
-		config.Handlers = append(config.Handlers, daemon.Handler{Name: r.Name, Type: r.Type})
+	for _, r := range Runtimes(version) {
+		config.Handlers = append(config.Handlers, handler(r))
 	}
 	if change != nil {
 		change(config)

@@ -9,12 +9,13 @@ import (
 	"github.com/pvelxc/pvelxc/internal/config"
 	"github.com/pvelxc/pvelxc/oci2lxc"
 	"github.com/pvelxc/pvelxc/shim/container"
+	"github.com/pvelxc/pvelxc/shim/sandbox"
 	"github.com/pvelxc/pvelxc/shim/server"
 )
 
 // Engine is what the shim program runs on.
 func Engine() server.Engine {
-	return server.Engine{Create: Create, Cleanup: Cleanup, Started: Started}
+	return server.Engine{Create: Create, Cleanup: Cleanup, Sandbox: Sandbox, Started: Started}
 }
 
 // Create makes a container with the node's settings, and those of its runtime
@@ -46,6 +47,21 @@ func Cleanup(ctx context.Context, cfg container.CleanupConfig) (container.Exit, 
 	}
 	cfg.Registrar = &registrar{conf: conf}
 	return container.Cleanup(ctx, cfg)
+}
+
+// Sandbox makes the sandbox of a pod with the node's settings. Those of its runtime handler do not come with it.
+func Sandbox(ctx context.Context, cfg sandbox.Config) (*sandbox.Sandbox, error) {
+	conf, err := config.Load()
+	if err != nil {
+		return nil, fmt.Errorf("create sandbox %s: %w", cfg.ID, err)
+	}
+	if cfg.Settings, err = settings(conf); err != nil {
+		return nil, fmt.Errorf("create sandbox %s: %w", cfg.ID, err)
+	}
+	if err := place(conf); err != nil {
+		return nil, fmt.Errorf("create sandbox %s: %w", cfg.ID, err)
+	}
+	return sandbox.New(ctx, cfg)
 }
 
 // settings are the engine's part of a configuration.

@@ -20,7 +20,7 @@ func (in *Invocation) delete(stdout io.Writer) (done bool, err error) {
 	if bundle == "" {
 		bundle = "."
 	}
-	if exists(layout.Home(layout.Root, in.Namespace, in.ID)) {
+	if exists(layout.Home(layout.Root, in.Namespace, in.ID)) || exists(layout.Sandbox(layout.Root, in.Namespace, in.ID)) {
 		return false, nil
 	}
 	// What is mounted where no container is was never taken over by a shim. The call is the test: it changes nothing where nothing is

@@ -2,6 +2,7 @@ package bootstrap
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -120,9 +121,13 @@ func (in *Invocation) parameters(input []byte) parameters {
 	return p
 }
 
-// groupOf reads the group from the annotations of a spec; a container without one is its own.
+// groupOf reads the group from the annotations of a spec; a container without one is its own. There is no spec of a sandbox that the
+// shim is to hold itself: its id is that of its group.
 func groupOf(path, id string) (string, error) {
 	file, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return id, nil
+	}
 	if err != nil {
 		return "", fmt.Errorf("read spec: %w", err)
 	}

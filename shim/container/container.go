@@ -57,9 +57,17 @@ type Config struct {
 	Settings Settings
 	// Registrar makes the container known to the host; nil for nobody.
 	Registrar Registrar
+	// Pod is the sandbox that the shim holds for the container; nil for none.
+	Pod Pod
 	// Events takes the events of the container and its processes, in order. It must
 	// not block.
 	Events func(event any)
+}
+
+// Pod is what the containers of a pod share.
+type Pod interface {
+	// Join changes the specification of one of its containers.
+	Join(spec *specs.Spec) error
 }
 
 // Container is one container.

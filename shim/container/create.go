@@ -140,7 +140,11 @@ func readBundle(ctx context.Context, cfg Config) (*Container, error) {
 	if c.spec, err = readSpec(filepath.Join(cfg.Bundle, "config.json")); err != nil {
 		return nil, err
 	}
-	if settings.Unprivileged != nil {
+	if cfg.Pod != nil {
+		if err := joinPod(c.spec, cfg.Pod, settings); err != nil {
+			return nil, err
+		}
+	} else if settings.Unprivileged != nil {
 		joinUserNamespace(c.spec)
 	}
 	if c.joined, err = joinedIDMap(c.spec); err != nil {

@@ -187,15 +187,8 @@ func (c *Container) watchExec(p *Process, exits <-chan reaper.Exit) {
 // startHelper starts pvelxc-init with the process's streams. It ends by itself as
 // soon as it has a child in the container, which is the shim's child too.
 func (c *Container) startHelper(peer *os.File, streams *stdio.IO) (int, error) {
-	// Read-only, so that no process of the container can write to the host's binary
-	// through the helper's /proc/PID/exe (CVE-2019-5736).
-	tree, err := initTree(c.settings.Programs.Init)
-	if err != nil {
-		return 0, err
-	}
-	defer tree.Close()
 	// Its own exit tells nothing: it ends well or has said why.
-	pid, _, err := spawn(Executable{Path: c.settings.Programs.Init.Path, file: tree}, []string{"exec", "3"}, streams.Child(), peer)
+	pid, _, err := c.settings.Programs.startInit("exec", streams.Child(), peer)
 	return pid, err
 }
 

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -41,6 +42,20 @@ func joinUserNamespace(spec *specs.Spec) {
 		return
 	}
 	spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace, Path: path})
+}
+
+// joinPod gives a container what its pod shares. A container cannot be in a user namespace of its own while the namespaces of its pod
+// are in the host's; the sandbox was made before the settings of the runtime handler were known.
+func joinPod(spec *specs.Spec, pod Pod, settings Settings) error {
+	if err := pod.Join(spec); err != nil {
+		return err
+	}
+	user := slices.ContainsFunc(spec.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == specs.UserNamespace })
+	if settings.Unprivileged != nil && !user {
+		return fmt.Errorf("unprivileged = true comes from the options of the runtime handler, and the shim holds the pod's namespaces: %w (hint: set it in config.toml, or hostUsers: false in the pod)",
+			errdefs.ErrFailedPrecondition)
+	}
+	return nil
 }
 
 // checkHostNetwork refuses what would change the host's network through a path

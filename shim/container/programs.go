@@ -7,6 +7,9 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/pvelxc/pvelxc/shim/reaper"
+	"github.com/pvelxc/pvelxc/shim/stdio"
 )
 
 // Programs are the C programs of the shim's own build. They are held open from its
@@ -24,6 +27,24 @@ type Executable struct {
 // run is a path by which this process and a child that inherits its descriptors can
 // execute the program.
 func (e Executable) run() string { return fmt.Sprintf("/proc/self/fd/%d", e.file.Fd()) }
+
+// StartSandbox starts pvelxc-init to make the namespaces of a pod (program.Sandbox), with its end of the
+// connection.
+func (p *Programs) StartSandbox(peer *os.File) (pid int, exits <-chan reaper.Exit, err error) {
+	return p.startInit("sandbox", stdio.Child{}, peer)
+}
+
+// startInit starts pvelxc-init in a role that a container's processes may look at: it is
+// executed from a read-only mount, so that none of them can write to the host's file
+// through /proc/PID/exe (CVE-2019-5736).
+func (p *Programs) startInit(role string, child stdio.Child, peer *os.File) (int, <-chan reaper.Exit, error) {
+	tree, err := initTree(p.Init)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer tree.Close()
+	return spawn(Executable{Path: p.Init.Path, file: tree}, []string{role, "3"}, child, peer)
+}
 
 // findPrograms opens the programs beside the running executable.
 var findPrograms = sync.OnceValues(func() (*Programs, error) {

@@ -36,9 +36,7 @@ int pvx_op_affinity(struct pvx_reader *r)
 	return set_affinity(r);
 }
 
-/* Becomes a child of this process's parent, in the cgroup where there is one. The parent of
- * two exits here. */
-static int become_child(int cgroup)
+int pvx_become_child(int cgroup)
 {
 	struct pvx_clone_args args = { .flags = CLONE_PARENT };
 	long pid;
@@ -52,17 +50,17 @@ static int become_child(int cgroup)
 		return cgroup >= 0 ? PVX_FAIL("clone into the container's cgroup") : PVX_FAIL("clone");
 	if (pid > 0)
 		_exit(0);
-	return 0;
+	return pvx_send(PVX_MSG_DONE, 0, -1);
 }
 
-/* Root of the user namespace: the ids of before have no meaning in it. */
-static int become_root(void)
+int pvx_become_root(void)
 {
 	/* EPERM: setgroups is denied in that namespace. */
 	if (syscall(SYS_setgroups, 0, NULL) && errno != EPERM)
 		return PVX_FAIL("setgroups");
 	if (syscall(SYS_setresgid, 0, 0, 0) || syscall(SYS_setresuid, 0, 0, 0))
 		return PVX_FAIL("become root of the user namespace");
+	prctl(PR_SET_DUMPABLE, 0); /* new credentials may have changed it */
 	return 0;
 }
 
@@ -81,7 +79,7 @@ int pvx_op_enter(struct pvx_reader *r)
 	/* A pid namespace is for children. */
 	if (flags & CLONE_NEWPID && setns(pidfd, CLONE_NEWPID))
 		return PVX_FAIL("join the pid namespace");
-	if (become_child(cgroup) || pvx_send(PVX_MSG_DONE, 0, -1))
+	if (pvx_become_child(cgroup))
 		return -1;
 	for (uint32_t i = 0; i < nv1; i++)
 		if (pvx_write(pvx_fd(&v1), "0", 1))
@@ -89,7 +87,7 @@ int pvx_op_enter(struct pvx_reader *r)
 	flags &= ~(uint32_t)CLONE_NEWPID;
 	if (flags && setns(pidfd, (int)flags))
 		return PVX_FAIL("join the namespaces");
-	if (userns && become_root())
+	if (userns && pvx_become_root())
 		return -1;
 	prctl(PR_SET_DUMPABLE, 0); /* new credentials may have changed it */
 	(void)setsid();

@@ -1,4 +1,4 @@
-/* pvelxc-init: hook FD | init FD | exec FD. See protocol.h. */
+/* pvelxc-init: hook FD | init FD | exec FD | sandbox FD. See protocol.h. */
 #include <errno.h>
 #include <linux/close_range.h>
 #include <string.h>
@@ -22,6 +22,8 @@ static int role_of(const char *name)
 		return PVX_ROLE_INIT;
 	if (!strcmp(name, "exec"))
 		return PVX_ROLE_EXEC;
+	if (!strcmp(name, "sandbox"))
+		return PVX_ROLE_SANDBOX;
 	return 0;
 }
 
@@ -69,7 +71,7 @@ int main(int argc, char **argv)
 	size_t len = 0;
 
 	if (argc != 3 || !(pvx.role = role_of(argv[1])) || (pvx.sock = descriptor_of(argv[2])) < 3) {
-		static const char usage[] = "usage: pvelxc-init hook|init|exec SOCKET\n";
+		static const char usage[] = "usage: pvelxc-init hook|init|exec|sandbox SOCKET\n";
 
 		(void)!write(2, usage, sizeof usage - 1);
 		return 2;

@@ -1,12 +1,14 @@
 /*
  * The language between the shim and pvelxc-init.
  *
- * pvelxc-init is one static binary with three roles:
+ * pvelxc-init is one static binary with four roles:
  *
  *   hook FD   lxc.hook.mount: inside the container's namespaces, before pivot_root, still
  *             seeing the host's files; LXC_ROOTFS_MOUNT is where the root is mounted
  *   init FD   PID 1 of the container, after pivot_root, until it execs the user's process
  *   exec FD   a process for a running container: joins it, then ends like init
+ *   sandbox FD  makes the namespaces that the containers of a pod share; it ends when the shim
+ *             has them, or stays as PID 1 where one of them is a PID namespace
  *
  * FD is a SOCK_SEQPACKET socket to the shim. Each role sends MSG_HELLO and is answered by
  * MSG_PROGRAM with one descriptor: a sealed memfd that holds a program, a list of
@@ -57,8 +59,9 @@ enum pvx_msg_type {
 	PVX_MSG_SYNC = 2,  /* arg = the number in OP_SYNC; waits for MSG_GO */
 	PVX_MSG_FD = 3,    /* arg = enum pvx_fd_kind, one descriptor attached */
 	PVX_MSG_ERROR = 4, /* the program failed at op; the sender exits */
-	PVX_MSG_DONE = 5,  /* hook: the program is through; exec: sent by the child that ENTER has
-	                    * made, before anything else; the kernel's credentials tell its pid */
+	PVX_MSG_DONE = 5,  /* hook: the program is through; exec and sandbox: sent by the child that
+	                    * ENTER or UNSHARE has made, before anything else; the kernel's credentials
+	                    * tell its pid; sandbox: sent by HOLD as well */
 	PVX_MSG_EXIT = 6,  /* pvelxc-monitor: the container ended; arg = its status, 0..255 */
 	/* to pvelxc-init */
 	PVX_MSG_PROGRAM = 16, /* one descriptor: the program */
@@ -70,7 +73,7 @@ enum pvx_msg_type {
 	PVX_MSG_CONTAINER = 19,
 };
 
-enum pvx_role { PVX_ROLE_HOOK = 1, PVX_ROLE_INIT = 2, PVX_ROLE_EXEC = 3 };
+enum pvx_role { PVX_ROLE_HOOK = 1, PVX_ROLE_INIT = 2, PVX_ROLE_EXEC = 3, PVX_ROLE_SANDBOX = 4 };
 
 enum pvx_fd_kind {
 	PVX_FD_CONSOLE = 1, /* the pty's master, from OP_TERMINAL */
@@ -120,16 +123,17 @@ enum pvx_op_code {
 	PVX_OP_SYMLINK = 21,    /* str target, str path: EEXIST is fine */
 	PVX_OP_MKDIR = 22,      /* (also init) str path, u32 mode: with parents, existing is fine */
 	PVX_OP_UNSHARE_CGROUP = 23, /* (also init) a cgroup namespace of its own */
-	PVX_OP_SETNS = 24,          /* (also init) fd, u32 CLONE_NEW* */
+	PVX_OP_SETNS = 24,          /* (also init and sandbox) fd, u32 CLONE_NEW*: a user namespace's root
+	                             * is what the process then is */
 	PVX_OP_LOOPBACK = 25,       /* (also init) bring up lo */
 	PVX_OP_CONFIGURE = 26,      /* str dest, list of (u32 flag?, str key, str value): change the
 	                             * parameters of the filesystem whose mount is exactly at dest, a
 	                             * path without symlinks */
 
 	/* -- init, at create -- */
-	PVX_OP_HOSTNAME = 32,    /* str */
+	PVX_OP_HOSTNAME = 32,    /* (also sandbox) str */
 	PVX_OP_DOMAINNAME = 33,  /* str */
-	PVX_OP_SYSCTL = 34,      /* str path below /proc/sys, str value */
+	PVX_OP_SYSCTL = 34,      /* (also sandbox) str path below /proc/sys, str value */
 	PVX_OP_MASK = 35,        /* fd tree of the host's /dev/null, str path: file → that tree,
 	                          * directory → empty read-only tmpfs; ENOENT is fine */
 	PVX_OP_READONLY = 36,    /* str path: recursive bind, read-only; keeps other flags; ENOENT is
@@ -151,7 +155,15 @@ enum pvx_op_code {
 	                    * before the cgroup: join the pid namespace, clone3 with CLONE_PARENT (into
 	                    * the cgroup); the parent exits 0; the child sends MSG_DONE and goes on */
 
-	/* -- init at start, exec: the process -- */
+	/* -- sandbox -- */
+	PVX_OP_UNSHARE = 72,    /* u32 CLONE_NEW*: new ones; with CLONE_NEWPID the process becomes PID 1 of
+	                         * it: clone3 with CLONE_PARENT, the parent exits 0, the child sends
+	                         * MSG_DONE and goes on */
+	PVX_OP_EMPTY_ROOT = 73, /* a mount namespace of its own, with nothing in it */
+	PVX_OP_HOLD = 74,       /* keep no descriptor but the socket, leave no zombies, send MSG_DONE, and
+	                         * exit when the shim closes the socket */
+
+	/* -- init at start, exec; sandbox where it says so: the process -- */
 	PVX_OP_KEYRING = 80,     /* str name: join a new session keyring; ENOSYS is fine */
 	PVX_OP_PERSONALITY = 81, /* u64 */
 	PVX_OP_RLIMIT = 82,      /* u32 resource, u64 soft, u64 hard, u32 raise: set; with raise only
@@ -163,7 +175,7 @@ enum pvx_op_code {
 	PVX_OP_AFFINITY = 86,    /* list of i32 cpus */
 	PVX_OP_UMASK = 87,       /* u32 */
 	PVX_OP_LSM = 88,         /* u32 PVX_LSM_*, str label: for the next exec */
-	PVX_OP_NNP = 89,         /* no_new_privs */
+	PVX_OP_NNP = 89,         /* (also sandbox) no_new_privs */
 	PVX_OP_STDIO_OWNER = 90, /* u32 uid: the container's own /dev/null for the host's at 0, 1, 2;
 	                          * fchown of them where they are pipes, sockets or ttys;
 	                          * EPERM, EROFS and EINVAL are fine */
@@ -173,7 +185,7 @@ enum pvx_op_code {
 	                          * mask */
 	PVX_OP_SECCOMP = 94,     /* u32 SECCOMP_FILTER_FLAG_*, bytes of struct sock_filter: load it; with
 	                          * NEW_LISTENER send MSG_FD */
-	PVX_OP_USER = 95,        /* u64 bounding, u64 effective, u64 permitted, u64 inheritable, u64
+	PVX_OP_USER = 95,        /* (also sandbox) u64 bounding, u64 effective, u64 permitted, u64 inheritable, u64
 	                          * ambient, u32 keep_sysadmin, u32 uid, u32 gid, list of u32 groups: drop
 	                          * the bounding set, setgroups, setgid, setuid with the capabilities kept,
 	                          * then the other four sets, as far as they can be had. keep_sysadmin:

@@ -14,7 +14,7 @@ struct pvx_state {
 	int sock;       /* to the shim */
 	int role;       /* enum pvx_role */
 	int root;       /* O_PATH directory that paths of the container are resolved below */
-	int proc;       /* O_PATH directory, proved to be the root of a procfs; init and exec only */
+	int proc;       /* O_PATH directory, proved to be the root of a procfs; not in the hook */
 	int exec_pipe;  /* write end, once OP_READY was carried out, else -1 */
 	uint32_t op;    /* index of the running operation */
 	uint32_t code;  /* its enum pvx_op_code */
@@ -105,12 +105,19 @@ int pvx_is_null(int fd);
 
 void pvx_reset_signals(void);
 
+/* Becomes a child of this process's parent, in the cgroup where it is not -1, and says so to the
+ * shim with MSG_DONE. The parent of two exits. */
+int pvx_become_child(int cgroup);
+
+/* Becomes root of the user namespace: the ids of before have no meaning in it. */
+int pvx_become_root(void);
+
 /* ---- operations ---- */
 
 #define PVX_OPERATIONS(X) \
 	X(fds) X(sync) X(hook) X(root) X(mount_fs) X(mount_tree) X(attr) X(mknod) X(symlink) X(mkdir) \
 	X(unshare_cgroup) X(setns) X(loopback) X(configure) X(hostname) X(domainname) X(sysctl) X(mask) \
-	X(readonly) X(propagation) X(root_attr) X(timens) X(unmount) X(terminal) X(lookpath) X(enter) X(keyring) \
+	X(readonly) X(propagation) X(root_attr) X(timens) X(unmount) X(terminal) X(lookpath) X(enter) X(unshare) X(empty_root) X(hold) X(keyring) \
 	X(personality) X(rlimit) X(sched) X(ioprio) X(mempolicy) X(affinity) X(umask) X(lsm) X(nnp) \
 	X(stdio_owner) X(home) X(ready) X(signals) X(seccomp) X(user) X(cwd) X(exec)
 

@@ -43,8 +43,11 @@ int pvx_op_unshare_cgroup(struct pvx_reader *r)
 int pvx_op_setns(struct pvx_reader *r)
 {
 	int fd = pvx_fd(r);
+	uint32_t kind = pvx_u32(r);
 
-	return setns(fd, (int)pvx_u32(r)) ? PVX_FAIL("setns") : 0;
+	if (setns(fd, (int)kind))
+		return PVX_FAIL("setns");
+	return kind & CLONE_NEWUSER ? pvx_become_root() : 0;
 }
 
 int pvx_op_loopback(struct pvx_reader *r)

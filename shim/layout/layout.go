@@ -14,3 +14,9 @@ const Root = "/run/pvelxc"
 func Home(root, namespace, id string) string {
 	return filepath.Join(root, "lxc", namespace, id)
 }
+
+// Sandbox is the directory of a pod's sandbox that the shim holds without a container. It
+// exists from before the first thing is put there until the last of it is gone.
+func Sandbox(root, namespace, id string) string {
+	return filepath.Join(root, "sandbox", namespace, id)
+}

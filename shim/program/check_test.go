@@ -73,8 +73,10 @@ func everyOp(t testing.TB) map[string]struct {
 	op    func(*Builder)
 	roles []Role
 } {
-	all, hook, both := []Role{RoleHook, RoleInit, RoleExec}, []Role{RoleHook}, []Role{RoleHook, RoleInit}
-	init, exec, process := []Role{RoleInit}, []Role{RoleExec}, []Role{RoleInit, RoleExec}
+	all, containers := []Role{RoleHook, RoleInit, RoleExec, RoleSandbox}, []Role{RoleHook, RoleInit, RoleExec}
+	hook, both, namespaces := []Role{RoleHook}, []Role{RoleHook, RoleInit}, []Role{RoleHook, RoleInit, RoleSandbox}
+	init, initial, sandbox := []Role{RoleInit}, []Role{RoleInit, RoleSandbox}, []Role{RoleSandbox}
+	exec, process, privilege := []Role{RoleExec}, []Role{RoleInit, RoleExec}, []Role{RoleInit, RoleExec, RoleSandbox}
 	f := os.Stdin
 	return map[string]struct {
 		op    func(*Builder)
@@ -84,7 +86,7 @@ func everyOp(t testing.TB) map[string]struct {
 		"sync": {func(b *Builder) { b.Sync(1) }, all},
 		"hook": {func(b *Builder) {
 			b.RunHook(specs.Hook{Path: "/x", Args: []string{"a", ""}, Env: []string{"A="}}, []byte("{}"))
-		}, all},
+		}, containers},
 
 		"root": {func(b *Builder) { b.Root("/") }, hook},
 		"mount_fs": {func(b *Builder) {
@@ -99,12 +101,12 @@ func everyOp(t testing.TB) map[string]struct {
 		"symlink":        {func(b *Builder) { b.Symlink("x", "/y") }, hook},
 		"mkdir":          {func(b *Builder) { b.Mkdir("/x", 0o755) }, both},
 		"unshare_cgroup": {func(b *Builder) { b.UnshareCgroup() }, both},
-		"setns":          {func(b *Builder) { b.Setns(f, 1) }, both},
+		"setns":          {func(b *Builder) { b.Setns(f, 1) }, namespaces},
 		"loopback":       {func(b *Builder) { b.Loopback() }, both},
 
-		"hostname":    {func(b *Builder) { b.Hostname("x") }, init},
+		"hostname":    {func(b *Builder) { b.Hostname("x") }, initial},
 		"domainname":  {func(b *Builder) { b.Domainname("x") }, init},
-		"sysctl":      {func(b *Builder) { b.Sysctl("x", "1") }, init},
+		"sysctl":      {func(b *Builder) { b.Sysctl("x", "1") }, initial},
 		"mask":        {func(b *Builder) { b.Mask(f, "/x") }, init},
 		"readonly":    {func(b *Builder) { b.Readonly("/x") }, init},
 		"propagation": {func(b *Builder) { b.SetPropagation(1, []Propagation{{"/x", 1, true}, {"/y", 2, false}}) }, init},
@@ -116,6 +118,10 @@ func everyOp(t testing.TB) map[string]struct {
 
 		"enter": {func(b *Builder) { b.Enter(f, nil, []*os.File{f, os.Stdout}, 1, true, []int{1, 2}) }, exec},
 
+		"unshare":    {func(b *Builder) { b.Unshare(1) }, sandbox},
+		"empty_root": {func(b *Builder) { b.EmptyRoot() }, sandbox},
+		"hold":       {func(b *Builder) { b.Hold() }, sandbox},
+
 		"keyring":     {func(b *Builder) { b.Keyring("x") }, process},
 		"personality": {func(b *Builder) { b.Personality(1) }, process},
 		"rlimit":      {func(b *Builder) { b.Rlimit(oci2lxc.Rlimit{}, true) }, process},
@@ -125,13 +131,13 @@ func everyOp(t testing.TB) map[string]struct {
 		"affinity":    {func(b *Builder) { b.Affinity([]int{1, 2}) }, process},
 		"umask":       {func(b *Builder) { b.Umask(1) }, process},
 		"lsm":         {func(b *Builder) { b.LSM(LSMAppArmor, "x") }, process},
-		"nnp":         {func(b *Builder) { b.NoNewPrivileges() }, process},
+		"nnp":         {func(b *Builder) { b.NoNewPrivileges() }, privilege},
 		"stdio_owner": {func(b *Builder) { b.StdioOwner(1) }, process},
 		"home":        {func(b *Builder) { b.Home(1) }, process},
 		"ready":       {func(b *Builder) { b.Ready() }, process},
 		"signals":     {func(b *Builder) { b.Signals(1) }, process},
 		"seccomp":     {func(b *Builder) { b.LoadSeccomp(Seccomp{Filter: make([]byte, 8)}) }, process},
-		"user":        {func(b *Builder) { b.User(oci2lxc.Capabilities{}, true, 1, 2, []uint32{3, 4}) }, process},
+		"user":        {func(b *Builder) { b.User(oci2lxc.Capabilities{}, true, 1, 2, []uint32{3, 4}) }, privilege},
 		"cwd":         {func(b *Builder) { b.Cwd("/", true) }, process},
 		"exec":        {func(b *Builder) { b.Exec([]string{"x", ""}, []string{"A=b"}) }, process},
 	}
@@ -152,7 +158,7 @@ func TestCheck(t *testing.T) {
 		b.FDs()
 		o.op(b)
 		prog := program(t, b).Bytes()
-		for _, role := range []Role{0, RoleHook, RoleInit, RoleExec, 31} {
+		for _, role := range []Role{0, RoleHook, RoleInit, RoleExec, RoleSandbox, 31} {
 			if got, want := c.accepts(t, role, prog), slices.Contains(o.roles, role); got != want {
 				t.Errorf("%s in role %d: accepted %v, want %v", name, role, got, want)
 			}
@@ -228,7 +234,11 @@ func seeds(t testing.TB) map[Role][]byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return map[Role][]byte{RoleHook: hook.Bytes(), RoleInit: init.Bytes(), RoleExec: exec.Bytes()}
+	sandbox, err := Sandbox(SandboxInput{Plan: pl, Network: os.Stdin, User: os.Stdout})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return map[Role][]byte{RoleHook: hook.Bytes(), RoleInit: init.Bytes(), RoleExec: exec.Bytes(), RoleSandbox: sandbox.Bytes()}
 }
 
 // FuzzCheck feeds programs to the reader of pvelxc-init, built with sanitizers: any

@@ -5,6 +5,7 @@
 //	oci2lxc.Plan ──Hook──▶ Program ──Conn.SendProgram──▶ pvelxc-init hook   mounts, devices
 //	             ──Init──▶                               pvelxc-init init   setup, the process
 //	     Process ──Exec──▶                               pvelxc-init exec   a process more
+//	             ──Sandbox──▶                            pvelxc-init sandbox   a pod's namespaces
 //
 // The dialogue, the same for all roles:
 //

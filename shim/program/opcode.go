@@ -68,6 +68,10 @@ const (
 
 	opEnter opcode = 64
 
+	opUnshare   opcode = 72
+	opEmptyRoot opcode = 73
+	opHold      opcode = 74
+
 	opKeyring     opcode = 80
 	opPersonality opcode = 81
 	opRlimit      opcode = 82
@@ -102,8 +106,9 @@ const (
 	MsgFD MessageType = 3
 	// MsgError says that the program failed; see Program.Error. The sender exits.
 	MsgError MessageType = 4
-	// MsgDone says that a hook's program is through; for exec it is the first
-	// message of the process that now is in the container: Message.PID is its pid.
+	// MsgDone says that a hook's program is through; for exec, and for a sandbox with a
+	// PID namespace, it is the first message of the process that now is in the container
+	// or is PID 1: Message.PID is its pid. Such a PID 1 sends it again when it holds.
 	MsgDone MessageType = 5
 	// MsgExit is pvelxc-monitor's last message: the container has ended;
 	// Message.Arg is its exit status, 0..255.
@@ -122,11 +127,12 @@ const (
 // Role is what pvelxc-init was started as (enum pvx_role).
 type Role uint32
 
-// The three roles of pvelxc-init.
+// The roles of pvelxc-init.
 const (
-	RoleHook Role = 1
-	RoleInit Role = 2
-	RoleExec Role = 3
+	RoleHook    Role = 1
+	RoleInit    Role = 2
+	RoleExec    Role = 3
+	RoleSandbox Role = 4
 )
 
 // FDKind says what the descriptor of a MsgFD is (enum pvx_fd_kind).
@@ -148,6 +154,7 @@ const (
 	// not pivoted. The shim runs the prestart and createRuntime hooks, then sends
 	// MsgGo; the hook goes on with the createContainer hooks and ends with MsgDone.
 	SyncMounted uint32 = 1
-	// SyncCreated comes from init: the container is created. MsgGo starts it.
+	// SyncCreated comes from init: the container is created. MsgGo starts it. It comes
+	// from a sandbox, too: its namespaces are what they should be.
 	SyncCreated uint32 = 2
 )

@@ -16,6 +16,7 @@ import (
 
 	"github.com/pvelxc/pvelxc/shim/bootstrap"
 	"github.com/pvelxc/pvelxc/shim/container"
+	"github.com/pvelxc/pvelxc/shim/sandbox"
 )
 
 type empty = emptypb.Empty
@@ -37,6 +38,10 @@ func (c *command) delete(ctx context.Context, stdout io.Writer) error {
 	}
 	if err := c.release(ctx, bundle); err != nil {
 		log.G(ctx).WithError(err).Warn("shim does not let go of the container")
+	}
+	// Where the container is a sandbox that the shim has held, there is no container.
+	if err := sandbox.Cleanup(ctx, container.DefaultRoot, c.Namespace, c.ID); err != nil {
+		return err
 	}
 	exit, err := c.engine.Cleanup(ctx, container.CleanupConfig{ID: c.ID, Namespace: c.Namespace, Bundle: bundle})
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/pvelxc/pvelxc/shim/container"
 	"github.com/pvelxc/pvelxc/shim/events"
 	"github.com/pvelxc/pvelxc/shim/reaper"
+	"github.com/pvelxc/pvelxc/shim/sandbox/service"
 	"github.com/pvelxc/pvelxc/shim/task"
 )
 
@@ -63,13 +64,7 @@ func (c *command) serveUntilEmpty(ctx context.Context) error {
 		_ = os.Remove(listener.Addr().String())
 		close(ended)
 	})
-	task.New(task.Config{
-		Namespace: c.Namespace,
-		Create:    task.LXC(c.engine.Create),
-		Expect:    container.Expect,
-		Events:    queue.Send,
-		Shutdown:  end,
-	}).Register(server)
+	c.services(queue, end, server)
 
 	go func() {
 		if !released(bootstrap.LeashFD) {
@@ -100,6 +95,27 @@ func (c *command) serveUntilEmpty(ctx context.Context) error {
 		return fmt.Errorf("serve: %w", err)
 	}
 	return finish(ctx, listener, queue)
+}
+
+// services adds the services of the shim to server: its containers, and the sandbox that they may belong to.
+func (c *command) services(queue *events.Queue, end func(), server *ttrpc.Server) {
+	var sandboxes *service.Service
+	tasks := task.New(task.Config{
+		Namespace: c.Namespace,
+		Create:    task.LXC(c.engine.Create),
+		Expect:    container.Expect,
+		Pod: func() container.Pod {
+			if s := sandboxes.Sandbox(); s != nil {
+				return s
+			}
+			return nil
+		},
+		Events:   queue.Send,
+		Shutdown: end,
+	})
+	sandboxes = service.New(service.Config{Namespace: c.Namespace, Create: c.engine.Sandbox, Tasks: tasks})
+	tasks.Register(server)
+	sandboxes.Register(server)
 }
 
 // released waits for the end of `start` and says whether it answered containerd before.

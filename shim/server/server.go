@@ -20,6 +20,7 @@ import (
 
 	"github.com/pvelxc/pvelxc/shim/bootstrap"
 	"github.com/pvelxc/pvelxc/shim/container"
+	"github.com/pvelxc/pvelxc/shim/sandbox"
 )
 
 // Engine makes containers and takes them away.
@@ -28,6 +29,8 @@ type Engine struct {
 	Create func(context.Context, container.Config) (*container.Container, error)
 	// Cleanup removes one whose shim is gone.
 	Cleanup func(context.Context, container.CleanupConfig) (container.Exit, error)
+	// Sandbox makes the sandbox of a pod that the shim holds without a container.
+	Sandbox func(context.Context, sandbox.Config) (*sandbox.Sandbox, error)
 	// Started is called once by a shim that begins to serve, in a goroutine of its
 	// own; ctx ends with the shim. It may be nil.
 	Started func(ctx context.Context)

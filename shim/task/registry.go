@@ -2,6 +2,7 @@ package task
 
 import (
 	"fmt"
+	"maps"
 	"sync"
 
 	"github.com/containerd/errdefs"
@@ -12,6 +13,7 @@ import (
 type registry struct {
 	mu         sync.Mutex
 	containers map[string]Container // nil: reserved, being created
+	held       bool                 // by a sandbox, for as long as it is not cleared
 	closed     bool
 	reserved   uint64 // how often an id was taken
 }
@@ -62,10 +64,43 @@ func (r *registry) get(id string) (Container, error) {
 func (r *registry) closeIfEmpty() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.containers) == 0 {
+	if len(r.containers) == 0 && !r.held {
 		r.closed = true
 	}
 	return r.closed
+}
+
+// hold keeps a registry open that is empty.
+func (r *registry) hold() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return fmt.Errorf("the shim is shutting down: %w", errdefs.ErrUnavailable)
+	}
+	r.held = true
+	return nil
+}
+
+func (r *registry) isHeld() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.held
+}
+
+// close lets no more containers in.
+func (r *registry) close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.closed = true
+}
+
+// all are the containers that there are, by their ids; one that is still being created is not there yet.
+func (r *registry) all() map[string]Container {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all := maps.Clone(r.containers)
+	maps.DeleteFunc(all, func(_ string, c Container) bool { return c == nil })
+	return all
 }
 
 // generation says which containers there have been: it changes with each new one.
@@ -79,7 +114,7 @@ func (r *registry) generation() uint64 {
 func (r *registry) closeIfStillEmpty(generation uint64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.containers) == 0 && r.reserved == generation {
+	if len(r.containers) == 0 && !r.held && r.reserved == generation {
 		r.closed = true
 	}
 	return r.closed

@@ -29,6 +29,8 @@ type Config struct {
 	Create CreateFunc
 	// Expect is told when a container will soon be created; it must not block, and may be nil.
 	Expect func()
+	// Pod is the sandbox that the containers belong to; it, and what it returns, may be nil.
+	Pod func() container.Pod
 	// Events takes the containers' events; it must not block.
 	Events func(event any)
 	// Shutdown is called once, when the shim is asked to end and has no containers. It must not block.
@@ -60,6 +62,10 @@ func (s *Service) Create(ctx context.Context, r *api.CreateTaskRequest) (*api.Cr
 	if err := s.containers.reserve(r.ID); err != nil {
 		return nil, err
 	}
+	var pod container.Pod
+	if s.config.Pod != nil {
+		pod = s.config.Pod()
+	}
 	c, err := s.config.Create(ctx, container.Config{
 		ID:         r.ID,
 		Namespace:  s.config.Namespace,
@@ -68,6 +74,7 @@ func (s *Service) Create(ctx context.Context, r *api.CreateTaskRequest) (*api.Cr
 		Stdio:      container.Stdio{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal},
 		Checkpoint: r.Checkpoint,
 		Options:    r.Options,
+		Pod:        pod,
 		Events:     s.config.Events,
 	})
 	if err != nil {
@@ -264,14 +271,15 @@ func (s *Service) Checkpoint(ctx context.Context, r *api.CheckpointTaskRequest) 
 }
 
 // Connect tells the shim's pid, and the container's. It answers for unknown containers too, with pid 0: a `start` that joins this shim
-// asks before its container is made. A shim on its way out is unavailable.
+// asks before its container is made. A shim on its way out is unavailable. No `start` joins a shim with a sandbox of its own: who asks
+// is a containerd that has been restarted.
 func (s *Service) Connect(_ context.Context, r *api.ConnectRequest) (*api.ConnectResponse, error) {
 	response := &api.ConnectResponse{ShimPid: uint32(os.Getpid())}
 	if c, err := s.containers.get(r.ID); err == nil {
 		response.TaskPid = uint32(c.Pid())
 	} else if s.containers.isClosed() {
 		return nil, fmt.Errorf("the shim is shutting down: %w", errdefs.ErrUnavailable)
-	} else if s.config.Expect != nil {
+	} else if s.config.Expect != nil && !s.containers.isHeld() {
 		s.config.Expect()
 	}
 	return response, nil

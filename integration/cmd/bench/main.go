@@ -6,7 +6,8 @@
 //
 //	bench [-cri] [-rounds N] [-rows a,b] [-o FILE]
 //
-// With -cri it measures pods, through containerd's CRI, against the runtime handler of runc.
+// With -cri it measures pods, through containerd's CRI, against the runtime handler of runc: ours with pause containers, and with
+// sandboxes that the shim holds (ours-shim).
 //
 // It runs in a mount, PID and network namespace of its own and leaves nothing behind.
 package main

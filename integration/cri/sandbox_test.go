@@ -1,0 +1,149 @@
+package cri
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/pvelxc/pvelxc/integration/daemon"
+	"github.com/pvelxc/pvelxc/integration/harness"
+	"github.com/pvelxc/pvelxc/integration/node"
+)
+
+// holder is the shim of a pod whose sandbox it holds itself, and the pid that CRI has for the sandbox.
+func (p *pod) holder(t *testing.T, before []int) (shim, pid int) {
+	t.Helper()
+	own := slices.DeleteFunc(shims(), func(pid int) bool { return slices.Contains(before, pid) })
+	if len(own) != 1 {
+		t.Fatalf("the pod has the shims %v", own)
+	}
+	s, err := p.Status(p.env.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var info struct{ Pid *int }
+	if err := json.Unmarshal([]byte(s.Info["info"]), &info); err != nil || info.Pid == nil {
+		t.Fatalf("the pod's verbose status is %q, %v", s.Info["info"], err)
+	}
+	return own[0], *info.Pid
+}
+
+// TestShimHoldsNamespaces: a pod has no process before its containers have, and keeps its namespaces and its shared memory through
+// them.
+func TestShimHoldsNamespaces(t *testing.T) {
+	e := on(t, node.ShimSandboxes, daemon.Containerd2)
+	before := shims()
+	p := e.pod(t)
+	shim, pid := p.holder(t, before)
+	if pid != 0 {
+		t.Errorf("the sandbox has process %d", pid)
+	}
+	kinds := []string{"ipc", "uts", "net"}
+	was := make(map[string]string)
+	for i := range 2 {
+		c := p.sleeper(t)
+		for _, kind := range kinds {
+			got := ns(t, c.pid(t), kind)
+			if i > 0 && got != was[kind] {
+				t.Errorf("the next container has another %s namespace", kind)
+			}
+			if got == ns(t, 0, kind) {
+				t.Errorf("the container has the host's %s namespace", kind)
+			}
+			if kind != "net" && !slices.Contains(slices.Collect(maps.Values(harness.OpenFiles(shim))), got) {
+				t.Errorf("the shim does not hold %s", got)
+			}
+			was[kind] = got
+		}
+		if i > 0 {
+			equal(t, "shared memory", c.exec(t, "cat /dev/shm/note"), "hello")
+		}
+		c.exec(t, "echo hello > /dev/shm/note")
+		equal(t, "shared memory's size", c.exec(t, "df -k /dev/shm | awk 'NR == 2 {print $2}'"), "65536")
+		if _, err := e.Runtime.StopContainer(e.ctx, &cri.StopContainerRequest{ContainerId: c.ID}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := e.Runtime.RemoveContainer(e.ctx, &cri.RemoveContainerRequest{ContainerId: c.ID}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestSharedPIDSandbox: the one process of a sandbox is PID 1 of its containers; it shows them nothing of the host, cannot be ended
+// by them, and the pod ends with it.
+func TestSharedPIDSandbox(t *testing.T) {
+	e := on(t, node.ShimSandboxes, daemon.Containerd2)
+	for name, change := range map[string]func(*cri.NamespaceOption){
+		"plain":          func(*cri.NamespaceOption) {},
+		"user namespace": withUserNamespace,
+	} {
+		t.Run(name, func(t *testing.T) {
+			before := shims()
+			p := e.pod(t, namespaces(func(o *cri.NamespaceOption) { change(o); o.Pid = cri.NamespaceMode_POD }))
+			_, pid := p.holder(t, before)
+			c := p.sleeper(t, security(func(s *cri.LinuxContainerSecurityContext) {
+				s.Capabilities = &cri.Capability{AddCapabilities: []string{"SYS_PTRACE", "SYS_ADMIN", "KILL"}}
+			}))
+			if pid == 0 || ns(t, pid, "pid") != ns(t, c.pid(t), "pid") {
+				t.Fatalf("process %d is not PID 1 of the pod", pid)
+			}
+			equal(t, "what PID 1 sees", c.exec(t, "ls -A /proc/1/root/ 2>/dev/null | wc -l"), "0")
+			c.exec(t, "kill -9 1; kill -TERM 1; kill -0 1")
+			c.exec(t, "for i in 1 2 3; do sh -c 'sleep 0.01 & exit 0'; done")
+			harness.Eventually(t, "orphans", func() error {
+				if zombies := c.exec(t, "grep -l '^State:.Z' /proc/[0-9]*/status 2>/dev/null | wc -l"); strings.TrimSpace(zombies) != "0" {
+					return fmt.Errorf("%s zombies", zombies)
+				}
+				return nil
+			})
+			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			if s := c.wait(t); s.ExitCode == 0 {
+				t.Error("a container that was killed has status 0")
+			}
+			harness.Eventually(t, "the pod's end", func() error {
+				s, err := p.Status(e.ctx)
+				if err == nil && s.Status.State != cri.PodSandboxState_SANDBOX_NOTREADY {
+					err = fmt.Errorf("it is %s", s.Status.State)
+				}
+				return err
+			})
+			_, err := p.tryCreate(forever)
+			mustFail(t, "a container in a pod that has ended", err, "not running")
+		})
+	}
+}
+
+// TestNoPauseImage: sandboxes of the shim need no image.
+func TestNoPauseImage(t *testing.T) {
+	harness.NeedsRoot(t)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	n, err := node.Start(ctx, filepath.Join(harness.Work, "cri-no-pause"), daemon.Containerd2, func(c *daemon.CRI) {
+		c.SandboxImage = "localhost/no/such/image:1"
+		c.Handlers = slices.DeleteFunc(c.Handlers, func(h daemon.Handler) bool { return h.Sandboxer != "shim" })
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	warm := &env{Node: n, handler: node.ShimSandboxes.Name, ctx: ctx}
+	if err := warm.once(ctx, 0); err != nil {
+		t.Fatal(err)
+	}
+	e := enter(t, n, node.ShimSandboxes)
+	equal(t, "output", e.pod(t).output(t, "echo works"), "works")
+}
