@@ -2,6 +2,7 @@ package cri
 
 import (
 	"archive/tar"
+	"compress/gzip"
 	"errors"
 	"io"
 	"os"
@@ -51,7 +52,12 @@ func TestCheckpoint(t *testing.T) {
 		if got := c.pid(t); got != pid {
 			t.Errorf("process %d has become %d", pid, got)
 		}
-		files := contents(t, archive)
+		f, err := os.Open(archive)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		files := contents(t, f)
 		for _, want := range []string{"checkpoint/inventory.img", "checkpoint/pstree.img", "config.dump", "spec.dump", "status.dump", "status", "container.log", "rootfs-diff.tar"} {
 			if _, ok := files[want]; !ok {
 				t.Errorf("no %s in the archive", want)
@@ -60,26 +66,25 @@ func TestCheckpoint(t *testing.T) {
 		if !strings.Contains(files["config.dump"], c.ID) || !strings.Contains(files["spec.dump"], "ociVersion") {
 			t.Errorf("config.dump is %q, spec.dump %.100q", files["config.dump"], files["spec.dump"])
 		}
-		if !strings.Contains(files["rootfs-diff.tar"], "mark") {
-			t.Error("what the container has written is not in rootfs-diff.tar")
+		layer, err := gzip.NewReader(strings.NewReader(files["rootfs-diff.tar"]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := contents(t, layer)["written"]; got != "mark\n" {
+			t.Errorf("of what the container has written, rootfs-diff.tar has %q", got)
 		}
 		ended := p.start(t, "exit 0")
 		ended.wait(t)
-		_, err := e.Runtime.CheckpointContainer(e.ctx, &cri.CheckpointContainerRequest{ContainerId: ended.ID, Location: archive + ".not"})
+		_, err = e.Runtime.CheckpointContainer(e.ctx, &cri.CheckpointContainerRequest{ContainerId: ended.ID, Location: archive + ".not"})
 		mustFail(t, "a checkpoint of what has ended", err, "can be checkpointed")
 	})
 }
 
 // contents are the files of an archive.
-func contents(t *testing.T, archive string) map[string]string {
+func contents(t *testing.T, archive io.Reader) map[string]string {
 	t.Helper()
-	f, err := os.Open(archive)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
 	files := make(map[string]string)
-	for r := tar.NewReader(f); ; {
+	for r := tar.NewReader(archive); ; {
 		header, err := r.Next()
 		if errors.Is(err, io.EOF) {
 			return files
