@@ -8,8 +8,8 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/types/known/anypb"
 
-	"github.com/pvelxc/pvelxc/shim/wire"
 	"github.com/pvelxc/pvelxc/oci2lxc"
+	"github.com/pvelxc/pvelxc/shim/wire"
 )
 
 // Pod is what CRI asks of a sandbox (runtime.v1.PodSandboxConfig), as far as a sandbox has to do with it.

@@ -18,8 +18,8 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"github.com/pvelxc/pvelxc/shim/wire"
 	"github.com/pvelxc/pvelxc/shim/sandbox"
+	"github.com/pvelxc/pvelxc/shim/wire"
 )
 
 // Name is that of the service. Its generated types come in one package with gRPC, so its messages are read and written field by
