@@ -7,12 +7,13 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// The groups of our own. liblxc enables every controller in all ancestors of the groups
+// The groups of our own, at the root of each hierarchy: OwnGroup is for containers that name none, MonitorGroup has a
+// group "NAMESPACE--ID" for each monitor. liblxc enables every controller in all ancestors of the groups
 // that it makes, so the monitors have a tree to themselves.
 const (
-	ownSlice   = "pvelxc"
-	monitorDir = "pvelxc.monitor"
-	pivotDir   = "pvelxc.pivot"
+	OwnGroup     = "pvelxc"
+	MonitorGroup = "pvelxc.monitor"
+	pivotDir     = "pvelxc.pivot"
 )
 
 // cgroup decides where the container lives (config-linux.md#cgroups-path).
@@ -23,7 +24,7 @@ func (c *converter) cgroup() {
 		c.systemdPath(c.linux.CgroupsPath, name)
 	} else {
 		g.Path = c.leaf(c.linux.CgroupsPath)
-		g.Monitor = monitorDir + "/" + name
+		g.Monitor = MonitorGroup + "/" + name
 		g.Pivot = pivotDir + "/lxc.pivot"
 	}
 	given := c.linux.Resources
@@ -38,7 +39,7 @@ func (c *converter) cgroup() {
 func (c *converter) leaf(p string) string {
 	const field = "linux.cgroupsPath"
 	if p == "" {
-		return ownSlice + "/" + c.opts.Namespace + "/" + c.opts.ID
+		return OwnGroup + "/" + c.opts.Namespace + "/" + c.opts.ID
 	}
 	leaf := strings.TrimPrefix(path.Clean("/"+p), "/")
 	first, _, _ := strings.Cut(leaf, "/")
@@ -46,7 +47,7 @@ func (c *converter) leaf(p string) string {
 	case !c.groupName(field, p):
 	case leaf == "":
 		c.invalid(field, "name a group of the container's own", "%.80q is the root of the hierarchy", p)
-	case first == monitorDir || first == pivotDir:
+	case first == MonitorGroup || first == pivotDir:
 		c.invalid(field, "", "%q is reserved for the runtime", first)
 	}
 	return leaf

@@ -109,8 +109,8 @@ func (r *Registrar) scan(ctx context.Context, cluster bool) (listing, error) {
 	}
 	for _, node := range nodes {
 		confs, temps, err := r.store.names(node)
-		if node != r.Node && errors.Is(err, unix.ENOENT) {
-			continue // a node that never had a container
+		if (node != r.Node || r.Local) && errors.Is(err, unix.ENOENT) {
+			continue // a node that never had a container, or a directory that is not made yet
 		}
 		if err != nil {
 			return l, err

@@ -101,7 +101,7 @@ func serve(ctx context.Context, file string, c config) (err error) {
 	log.G(ctx).WithField("backend", b.Name()).WithField("dataset", c.Root).WithField("address", l.Addr()).Info("serving")
 	notify(ctx, daemon.SdNotifyReady)
 	err = service.Serve(ctx, l, service.Services{
-		Snapshotter: sn, Differ: newDiffer(trees, containerd, b, sn, m), Healthy: func() error { return zfs.CheckPool("/proc", pool) },
+		Snapshotter: sn, Garbage: sn, Differ: newDiffer(trees, containerd, b, sn, m), Healthy: func() error { return zfs.CheckPool("/proc", pool) },
 	})
 	notify(ctx, daemon.SdNotifyStopping)
 	return err

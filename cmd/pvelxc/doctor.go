@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -52,10 +53,7 @@ func doctorCommand() *cobra.Command {
 			} else {
 				err = printResults(cmd, results)
 			}
-			if status := max(doctor.Worst(results)-doctor.OK, 0); err == nil && status > 0 {
-				return exitStatus(status)
-			}
-			return err
+			return errors.Join(err, statusOf(results))
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
@@ -63,12 +61,20 @@ func doctorCommand() *cobra.Command {
 	return c
 }
 
+// statusOf is the exit status that says how bad the worst answer is: 1 for a warning, 2 for a failure; nil for neither.
+func statusOf(results []doctor.Result) error {
+	if status := doctor.Worst(results) - doctor.OK; status > 0 {
+		return exitStatus(status)
+	}
+	return nil
+}
+
 func doctorHelp() string {
 	var b strings.Builder
 	b.WriteString("doctor asks what keeps containers from running well on this node, and says what to type. It changes nothing without --fix.\n" +
-		"The exit status is 0 when all is well, 1 with a warning, 2 with a failure.\n\nChecks:\n")
+		"The exit status is 0 when all is well, 1 with a warning, 2 with a failure.\n\nChecks:\n\n")
 	for _, c := range doctor.Checks {
-		fmt.Fprintf(&b, "  %-21s %s\n", c.Name, c.About)
+		fmt.Fprintf(&b, "    %-21s %s\n", c.Name, c.About)
 	}
 	return strings.TrimRight(b.String(), "\n")
 }

@@ -1,7 +1,7 @@
 package main
 
 import (
-	"encoding/json"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +9,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pvelxc/pvelxc/internal/config"
+	"github.com/pvelxc/pvelxc/internal/doctor"
+	"github.com/pvelxc/pvelxc/internal/garbage"
+	"github.com/pvelxc/pvelxc/internal/host"
 	"github.com/pvelxc/pvelxc/internal/node"
 	"github.com/pvelxc/pvelxc/pve"
 )
@@ -18,24 +21,32 @@ func gcCommand() *cobra.Command {
 	var textfile string
 	c := &cobra.Command{
 		Use:   "gc",
-		Short: "Make what Proxmox VE knows agree with the containers of this node",
-		Long: "gc compares the confs that carry this node's marker with the containers of this node. It prints what it would do, and with --apply does it.\n" +
-			"A conf of somebody else, or one whose container runs, is never removed.",
+		Short: "Find what nothing uses any more, and remove it",
+		Long: "gc looks for what this node's containers have left:\n\n" +
+			"    conf       confs that carry this node's marker, compared with the containers of this node\n" +
+			"    container  containers that containerd has forgotten: neither their bundle nor their shim is there\n" +
+			"    directory  state directories of containers that were never made\n" +
+			"    cgroup     control groups of containers that are gone\n" +
+			"    dataset    datasets and snapshots that the snapshotter has removed or lost; it is asked through its socket\n\n" +
+			"It prints each with the reason and changes nothing, unless with --apply. What is somebody else's, and what runs under a shim, is\n" +
+			"never touched.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			conf, err := config.Load()
 			if err != nil {
 				return err
 			}
-			report, err := node.Reconcile(cmd.Context(), conf, !apply)
-			show := printReport
-			if asJSON {
-				show = printReportJSON
-			}
+			out, screen := cmd.OutOrStdout(), screenOf(cmd)
+			show := screen
+			show.quiet = show.quiet || asJSON
+			r, err := collectGarbage(cmd.Context(), conf, apply, newProgress(out, show, 1))
 			if textfile != "" {
-				err = errors.Join(err, writeTextfile(textfile, report, err))
+				err = errors.Join(err, writeTextfile(textfile, r, err))
 			}
-			return errors.Join(err, show(cmd.OutOrStdout(), report, apply))
+			if asJSON {
+				return errors.Join(err, r.printJSON(out))
+			}
+			return errors.Join(err, r.print(out, screen))
 		},
 	}
 	c.Flags().BoolVar(&apply, "apply", false, "do it")
@@ -44,25 +55,87 @@ func gcCommand() *cobra.Command {
 	return c
 }
 
-func printReport(out io.Writer, r pve.Report, applied bool) error {
-	for _, c := range r.Changes {
-		line := fmt.Sprintf("%d  %-9s %s", c.VMID, c.Action, c.Owner)
-		if c.Err != nil {
-			line += ": " + c.Err.Error()
+// gcReport is what a run found, and did when it was applied.
+type gcReport struct {
+	applied bool
+	confs   pve.Report
+	items   []garbage.Item
+}
+
+// collectGarbage reconciles the confs last: a container that is taken away takes its conf along.
+func collectGarbage(ctx context.Context, conf config.Config, apply bool, p *progress) (r gcReport, err error) {
+	defer p.end()
+	p.plain = true
+	r.applied = apply
+	sources := []garbage.Source{garbage.Containers(), garbage.Cgroups()}
+	address, err := doctor.SnapshotterAddress(&host.Host{})
+	if address != "" {
+		sources = append(sources, garbage.Datasets(address))
+	}
+	const confs = 1
+	done, total := 0, 1
+	items, collectErr := garbage.Collect(ctx, sources, apply, func(doing string, left int) {
+		if more := done + left + confs - total; more > 0 {
+			p.more(more)
+			total += more
 		}
-		if _, err := fmt.Fprintln(out, line); err != nil {
+		p.at(done, doing)
+		done++
+	})
+	p.at(total-confs, "comparing confs")
+	r.items = items
+	var confErr error
+	r.confs, confErr = node.Reconcile(ctx, conf, !apply)
+	return r, errors.Join(err, collectErr, confErr)
+}
+
+// because is what an action on a conf is done for.
+var because = map[pve.Action]string{
+	pve.Removed:  "it has no container",
+	pve.Restored: "its container has no conf",
+	pve.Returned: "Proxmox VE moved it to another node",
+	pve.Locked:   "its container does not run",
+	pve.Unlocked: "its container runs",
+	pve.Swept:    "a write to it was interrupted",
+	pve.Orphan:   "it has no container, and something runs under its VMID",
+	pve.Conflict: "its VMID is somebody else's",
+}
+
+func (r gcReport) print(out io.Writer, s screen) error {
+	line := func(kind, name, action, reason string, err error) error {
+		if err != nil {
+			reason += ": " + err.Error()
+		}
+		_, err = fmt.Fprintf(out, "%-9s %-24s %-9s %s\n", kind, printable(name), action, printable(reason))
+		return err
+	}
+	for _, i := range r.items {
+		if err := line(i.Kind, i.Name, i.Action(), i.Reason, i.Err); err != nil {
 			return err
 		}
 	}
-	_, err := fmt.Fprintf(out, "%d confs, %d containers, %d of them unregistered, %d changes\n", r.Confs, r.Tasks, r.Unregistered, len(r.Changes))
-	if err == nil && !applied && len(r.Changes) > 0 {
+	for _, c := range r.confs.Changes {
+		reason := because[c.Action]
+		if c.Owner != (pve.Owner{}) {
+			reason = c.Owner.String() + ": " + reason
+		}
+		if err := line("conf", c.VMID.String(), string(c.Action), reason, c.Err); err != nil {
+			return err
+		}
+	}
+	if s.quiet {
+		return nil
+	}
+	_, err := fmt.Fprintf(out, "%d confs, %d containers, %d of them unregistered, %d changes, %d leftovers\n",
+		r.confs.Confs, r.confs.Tasks, r.confs.Unregistered, len(r.confs.Changes), len(r.items))
+	if err == nil && !r.applied && len(r.confs.Changes)+len(r.items) > 0 {
 		_, err = fmt.Fprintln(out, "nothing was changed (hint: pvelxc gc --apply)")
 	}
 	return err
 }
 
-// printReportJSON is the report for programs. Its keys stay.
-func printReportJSON(out io.Writer, r pve.Report, applied bool) error {
+// printJSON is the report for programs. Its keys stay.
+func (r gcReport) printJSON(out io.Writer) error {
 	type change struct {
 		Action    pve.Action `json:"action"`
 		VMID      pve.VMID   `json:"vmid"`
@@ -71,20 +144,31 @@ func printReportJSON(out io.Writer, r pve.Report, applied bool) error {
 		ID        string     `json:"id,omitempty"`
 		Error     string     `json:"error,omitempty"`
 	}
-	changes := make([]change, len(r.Changes))
-	for i, c := range r.Changes {
-		changes[i] = change{Action: c.Action, VMID: c.VMID, Node: c.Owner.Node, Namespace: c.Owner.Namespace, ID: c.Owner.ID}
-		if c.Err != nil {
-			changes[i].Error = c.Err.Error()
-		}
+	changes := make([]change, len(r.confs.Changes))
+	for i, c := range r.confs.Changes {
+		changes[i] = change{Action: c.Action, VMID: c.VMID, Node: c.Owner.Node, Namespace: c.Owner.Namespace, ID: c.Owner.ID, Error: errorText(c.Err)}
 	}
-	encoder := json.NewEncoder(out)
-	encoder.SetIndent("", "  ")
-	return encoder.Encode(struct {
-		Applied      bool     `json:"applied"`
-		Confs        int      `json:"confs"`
-		Containers   int      `json:"containers"`
-		Unregistered int      `json:"unregistered"`
-		Changes      []change `json:"changes"`
-	}{applied, r.Confs, r.Tasks, r.Unregistered, changes})
+	type leftover struct {
+		garbage.Item
+		Error string `json:"error,omitempty"`
+	}
+	leftovers := make([]leftover, len(r.items))
+	for i, item := range r.items {
+		leftovers[i] = leftover{item, errorText(item.Err)}
+	}
+	return printJSON(out, struct {
+		Applied      bool       `json:"applied"`
+		Confs        int        `json:"confs"`
+		Containers   int        `json:"containers"`
+		Unregistered int        `json:"unregistered"`
+		Changes      []change   `json:"changes"`
+		Leftovers    []leftover `json:"leftovers"`
+	}{r.applied, r.confs.Confs, r.confs.Tasks, r.confs.Unregistered, changes, leftovers})
+}
+
+func errorText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
 }

@@ -6,12 +6,14 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/pvelxc/pvelxc/internal/garbage"
 	"github.com/pvelxc/pvelxc/pve"
 )
 
 // writeTextfile writes what a reconciliation found, for node_exporter: whole or not at
 // all. A run that failed is told too, with what it could count.
-func writeTextfile(path string, r pve.Report, failure error) error {
+func writeTextfile(path string, report gcReport, failure error) error {
+	r := report.confs
 	registry := prometheus.NewRegistry()
 	set := func(name, help string, value float64) {
 		g := prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "pvelxc", Name: name, Help: help})
@@ -35,6 +37,17 @@ func writeTextfile(path string, r pve.Report, failure error) error {
 	}
 	for _, c := range r.Changes {
 		changes.WithLabelValues(string(c.Action)).Inc()
+	}
+	leftovers := prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "pvelxc", Name: "gc_leftovers",
+		Help: "What nothing used any more when the last run ended, by kind: found, and not removed."}, []string{"kind"})
+	registry.MustRegister(leftovers)
+	for _, kind := range garbage.Kinds {
+		leftovers.WithLabelValues(kind)
+	}
+	for _, i := range report.items {
+		if !report.applied || i.Kept || i.Err != nil {
+			leftovers.WithLabelValues(i.Kind).Inc()
+		}
 	}
 	if err := prometheus.WriteToTextfile(path, registry); err != nil {
 		return fmt.Errorf("write metrics: %w", err)

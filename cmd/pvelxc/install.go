@@ -46,7 +46,7 @@ func installCommand() *cobra.Command {
 			if err := runSteps(cmd, s.Install(), dryRun, "install"); err != nil {
 				return err
 			}
-			if !dryRun {
+			if !dryRun && !screenOf(cmd).quiet {
 				fmt.Fprintf(cmd.OutOrStdout(), "next: %s\n", s.Next())
 			}
 			return nil
@@ -80,7 +80,9 @@ func uninstallCommand() *cobra.Command {
 			if dataset != "" {
 				next += " && zfs destroy -r " + dataset
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "next: %s\n", next)
+			if !screenOf(cmd).quiet {
+				fmt.Fprintf(cmd.OutOrStdout(), "next: %s\n", next)
+			}
 			return nil
 		},
 	}
@@ -108,30 +110,26 @@ func runSteps(cmd *cobra.Command, steps []setup.Step, dryRun bool, what string) 
 	if os.Geteuid() != 0 {
 		return fmt.Errorf("%s: it changes containerd's configuration: %w (hint: sudo pvelxc %s)", what, errdefs.ErrPermissionDenied, what)
 	}
-	out, screen := cmd.OutOrStdout(), screenOf(cmd)
+	screen := screenOf(cmd)
+	p := newProgress(cmd.OutOrStdout(), screen, len(steps))
 	err := setup.Run(cmd.Context(), steps, dryRun, func(e setup.Event) {
-		head := fmt.Sprintf("[%d/%d] %-12s", e.Number, e.Of, e.Step)
 		if e.State == setup.Begins {
-			if screen.colour && !screen.quiet {
-				fmt.Fprintf(out, "%s …", head)
-			}
+			p.at(e.Number-1, e.Step)
 			return
-		}
-		if screen.colour && !screen.quiet {
-			fmt.Fprint(out, "\r\x1b[K")
 		}
 		bad := e.State == setup.Failed || e.State == setup.Stuck
 		if screen.quiet && !bad {
 			return
 		}
 		colour := map[bool]string{true: "31", false: "32"}[bad]
-		fmt.Fprintf(out, "%s %s\n", head, screen.paint(colour, string(e.State)))
+		p.line("[%d/%d] %-12s %s", e.Number, e.Of, e.Step, screen.paint(colour, string(e.State)))
 		if dryRun || e.State == setup.Done || e.State == setup.Already {
 			for line := range strings.Lines(strings.TrimRight(e.Text, "\n")) {
-				fmt.Fprintf(out, "    %s\n", strings.TrimRight(line, "\n"))
+				p.line("    %s", strings.TrimRight(line, "\n"))
 			}
 		}
 	})
+	p.end()
 	var failed *setup.Failure
 	if errors.As(err, &failed) {
 		return fmt.Errorf("%s: %w", what, err)

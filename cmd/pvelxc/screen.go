@@ -9,19 +9,19 @@ import (
 
 // screen is how a command may show things.
 type screen struct {
-	colour, quiet bool
+	// terminal is one that can move its cursor.
+	terminal, colour, quiet bool
 }
 
 // screenOf honours --quiet, NO_COLOR and TERM=dumb, and colours a terminal only.
 func screenOf(cmd *cobra.Command) screen {
 	quiet, _ := cmd.Flags().GetBool("quiet")
-	file, ok := cmd.OutOrStdout().(*os.File)
-	colour := ok && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
-	if colour {
+	file, terminal := cmd.OutOrStdout().(*os.File)
+	if terminal {
 		_, err := unix.IoctlGetTermios(int(file.Fd()), unix.TCGETS)
-		colour = err == nil
+		terminal = err == nil && os.Getenv("TERM") != "dumb"
 	}
-	return screen{colour, quiet}
+	return screen{terminal: terminal, colour: terminal && os.Getenv("NO_COLOR") == "", quiet: quiet}
 }
 
 // paint puts text into a colour of ECMA-48 (SGR), where there may be one.

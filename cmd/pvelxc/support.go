@@ -96,7 +96,7 @@ func (b *supportBundle) collect(ctx context.Context) {
 	}
 	results, err := doctor.Run(ctx, doctor.New(ctx, h, conf))
 	b.addJSON("doctor.json", results, err)
-	for _, file := range []string{config.DefaultPath, doctor.SnapshotterFile} {
+	for _, file := range []string{config.Path(), doctor.SnapshotterFile} {
 		if text, err := h.Read(file); err == nil {
 			b.addTOML(path.Base(file), text)
 		}

@@ -5,9 +5,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
+	"time"
 
+	runtimeoptions "github.com/containerd/containerd/api/types/runtimeoptions/v1"
+	containerd "github.com/containerd/containerd/v2/client"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/pvelxc/pvelxc/integration/harness"
@@ -119,16 +123,42 @@ func TestInspect(t *testing.T) {
 	}
 }
 
-// logs joins the shim's lines, liblxc's and the monitor's.
+// logs joins the shim's lines, liblxc's and the monitor's by time.
 func TestLogs(t *testing.T) {
 	a := on(t)
-	c := a.Start(t, harness.Shell("exit 7"))
+	debug := &runtimeoptions.Options{ConfigBody: []byte("[runtime]\nlog_level = \"DEBUG\"\n")}
+	c := a.Start(t, harness.Shell("exit 7"), harness.With(containerd.WithRuntime(harness.Pvelxc.Type, debug)))
+	other := a.Start(t, harness.Shell("exit 8"))
 	c.Wait(t)
-	text := a.run("logs", c.ID(), "--file", filepath.Join(a.Daemon.Dir, "log"))
-	for _, want := range []string{" shim ", " monitor ", "exit status 7"} {
-		if !strings.Contains(text, want) {
+	other.Wait(t)
+	file := filepath.Join(a.Daemon.Dir, "log")
+	text := a.run("logs", c.ID(), "--file", file)
+	for _, want := range []string{" shim ", " monitor ", " lxc ", "exit status 7", `start\.c:post_start`, "shim disconnected|task|container"} {
+		if !regexp.MustCompile(want).MatchString(text) {
 			t.Errorf("no %q in\n%s", want, text)
 		}
+	}
+	if strings.Contains(text, other.ID()) || strings.Contains(text, "exit status 8") {
+		t.Errorf("another container's lines are in\n%s", text)
+	}
+	entries := parse[[]struct {
+		Time                   time.Time
+		Source, Level, Message string
+	}](t, a.run("logs", c.ID(), "--file", file, "--json"))
+	sources := map[string]int{}
+	for i, e := range entries {
+		if sources[e.Source]++; i > 0 && e.Time.Before(entries[i-1].Time) {
+			t.Errorf("%v is after %v", entries[i-1], e)
+		}
+	}
+	if sources["shim"] == 0 || sources["lxc"] < 10 || sources["monitor"] != 1 || entries[0].Source == "monitor" {
+		t.Errorf("sources %v of %d lines, the first by %s", sources, len(entries), entries[0].Source)
+	}
+	if _, errs, err := a.try("logs", "no-such-container"); err == nil || !strings.Contains(errs, "hint: pvelxc list") {
+		t.Errorf("logs of nothing: %v, %q", err, errs)
+	}
+	if _, errs, _ := a.try("logs", c.ID(), "--file", "/nonexistent/log"); !strings.Contains(errs, "/nonexistent/log") {
+		t.Errorf("a file that is not there: %q", errs)
 	}
 }
 
@@ -165,14 +195,26 @@ func TestSupportBundle(t *testing.T) {
 	c := a.Start(t, harness.Shell("echo ARGUMENTSECRET >/dev/null; sleep 1000"), harness.Edit(func(s *specs.Spec) {
 		s.Process.Env = append(s.Process.Env, "PASSWORD=ENVSECRET")
 		s.Annotations = map[string]string{"example.com/note": "NOTESECRET"}
+		s.Hooks = &specs.Hooks{Poststop: []specs.Hook{{Path: "/bin/true", Args: []string{"true", "HOOKARGSECRET"}, Env: []string{"X=HOOKENVSECRET"}}}}
 	}))
+	// The state has the hooks that are to be run, and the node's file may name a token.
+	conf := filepath.Join(t.TempDir(), "pvelxc.toml")
+	node, err := os.ReadFile(filepath.Join(harness.Work, "pvelxc.toml"))
+	if err == nil {
+		err = os.WriteFile(conf, append(node, "\n[pve.api]\nurl = \"https://root:URLSECRET@127.0.0.1:8006\"\ntoken_file = \"/TOKENSECRET\"\n"...), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	archive := filepath.Join(t.TempDir(), "b.tar.gz")
-	a.run("support-bundle", "--output", archive)
+	if _, errs, err := a.tryWith(conf, "support-bundle", "--output", archive); err != nil {
+		t.Fatalf("%v: %s", err, errs)
+	}
 	out, err := exec.Command("tar", "-xzOf", archive).Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, secret := range []string{"ARGUMENTSECRET", "ENVSECRET", "NOTESECRET"} {
+	for _, secret := range []string{"ARGUMENTSECRET", "ENVSECRET", "NOTESECRET", "HOOKARGSECRET", "HOOKENVSECRET", "TOKENSECRET", "URLSECRET"} {
 		if strings.Contains(string(out), secret) {
 			t.Errorf("%s is in the bundle", secret)
 		}

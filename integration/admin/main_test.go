@@ -7,7 +7,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/pvelxc/pvelxc/integration/daemon"
@@ -26,8 +28,13 @@ func on(t *testing.T) *admin { return &admin{harness.On(t, harness.Pvelxc), t} }
 
 // try runs the command; what it prints is its standard output.
 func (a *admin) try(args ...string) (stdout, stderr string, err error) {
+	return a.tryWith(filepath.Join(harness.Work, "pvelxc.toml"), args...)
+}
+
+// tryWith is try with another configuration.
+func (a *admin) tryWith(conf string, args ...string) (stdout, stderr string, err error) {
 	cmd := exec.Command(filepath.Join(daemon.Bin(), "pvelxc"), args...)
-	cmd.Env = append(os.Environ(), "PVELXC_CONFIG="+filepath.Join(harness.Work, "pvelxc.toml"), "CONTAINERD_ADDRESS="+a.Daemon.Address)
+	cmd.Env = append(os.Environ(), "PVELXC_CONFIG="+conf, "CONTAINERD_ADDRESS="+a.Daemon.Address)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err = cmd.Run()
@@ -83,4 +90,22 @@ func (a *admin) row(id string) row {
 	}
 	a.t.Fatalf("%s is not in the list:\n%s", id, a.run("list"))
 	return row{}
+}
+
+// sleepIn has a process sleep in a control group, until the function that it returns is called.
+func sleepIn(t *testing.T, group string) (end func()) {
+	t.Helper()
+	cmd := exec.Command("sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	end = sync.OnceFunc(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	t.Cleanup(end)
+	if err := os.WriteFile(filepath.Join(group, "cgroup.procs"), []byte(strconv.Itoa(cmd.Process.Pid)), 0); err != nil {
+		t.Fatal(err)
+	}
+	return end
 }

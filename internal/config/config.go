@@ -111,12 +111,17 @@ func Default() Config {
 	}
 }
 
+// Path is where the node's file is.
+func Path() string {
+	if path := os.Getenv(EnvPath); path != "" {
+		return path
+	}
+	return DefaultPath
+}
+
 // Load reads the node's file; without one the defaults hold.
 func Load() (Config, error) {
-	path := os.Getenv(EnvPath)
-	if path == "" {
-		path = DefaultPath
-	}
+	path := Path()
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) && path == DefaultPath {
 		return Default(), nil

@@ -79,6 +79,15 @@ func (n *Node) snapshotter() (c snapshotterConfig, ok bool, err error) {
 	return c, c.Root != "", nil
 }
 
+// SnapshotterAddress is the socket of a machine's snapshotter; empty where containers are on another.
+func SnapshotterAddress(h *host.Host) (string, error) {
+	c, used, err := (&Node{Host: h}).snapshotter()
+	if err != nil || !used {
+		return "", err
+	}
+	return h.At(c.Address), nil
+}
+
 // clusterDir is where the cluster file system is, or should be.
 func (n *Node) clusterDir() string {
 	if n.Config.PVE.Root != "" {

@@ -68,7 +68,7 @@ func turnToReconcile(path string) bool {
 func Reconcile(ctx context.Context, conf config.Config, dryRun bool) (pve.Report, error) {
 	var total pve.Report
 	r := &registrar{conf: conf}
-	client, err := r.open()
+	client, err := r.opener(dryRun)
 	var here site
 	if err == nil {
 		here = site{client.Root, client.Node}
@@ -87,7 +87,7 @@ func Reconcile(ctx context.Context, conf config.Config, dryRun bool) (pve.Report
 		if p == here {
 			continue
 		}
-		if client, err = r.at(p).open(); err != nil {
+		if client, err = r.at(p).opener(dryRun); err != nil {
 			errs = append(errs, err)
 			continue
 		}

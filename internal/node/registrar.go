@@ -28,6 +28,14 @@ func (r *registrar) open() (*pve.Registrar, error) {
 	return pve.New(client)
 }
 
+// opener is open, or for who only looks a client that makes nothing.
+func (r *registrar) opener(look bool) (*pve.Registrar, error) {
+	if look {
+		return Reader(r.conf)
+	}
+	return r.open()
+}
+
 // settings are the client's, of this configuration.
 func (r *registrar) settings() (pve.Registrar, error) {
 	client := pve.Registrar{

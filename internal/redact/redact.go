@@ -80,6 +80,17 @@ func Spec(spec *specs.Spec) *specs.Spec {
 		out.Process = &p
 	}
 	out.Hooks = hooks(spec.Hooks)
+	out.Mounts = slices.Clone(spec.Mounts)
+	for i := range out.Mounts {
+		m := &out.Mounts[i]
+		m.Source, m.Options = URL(m.Source), options(m.Options)
+	}
+	if l := spec.Linux; l != nil && l.Seccomp != nil && l.Seccomp.ListenerMetadata != "" {
+		linux, seccomp := *l, *l.Seccomp
+		seccomp.ListenerMetadata = Mark
+		linux.Seccomp = &seccomp
+		out.Linux = &linux
+	}
 	out.Annotations = map[string]string{}
 	for key, value := range maps.All(spec.Annotations) {
 		if !slices.ContainsFunc(keptAnnotations, func(p string) bool { return strings.HasPrefix(key, p) }) {
@@ -88,6 +99,22 @@ func Spec(spec *specs.Spec) *specs.Spec {
 		out.Annotations[key] = value
 	}
 	return &out
+}
+
+// options takes the values of secret keys out of a mount's options, such as the password of a network filesystem.
+func options(list []string) []string {
+	out := slices.Clone(list)
+	for i, option := range out {
+		// One entry may hold several, in the way of mount(8).
+		parts := strings.Split(option, ",")
+		for j, part := range parts {
+			if key, _, ok := strings.Cut(part, "="); ok && secret.MatchString(key) {
+				parts[j] = key + "=" + Mark
+			}
+		}
+		out[i] = URL(strings.Join(parts, ","))
+	}
+	return out
 }
 
 func marked(n int) []string {

@@ -85,3 +85,26 @@ func TestSpec(t *testing.T) {
 		t.Errorf("the specification was changed: %v", err)
 	}
 }
+
+func TestMounts(t *testing.T) {
+	const metadata = "SECRET8"
+	spec := &specs.Spec{
+		Mounts: []specs.Mount{
+			{Type: "cifs", Source: "//server/share", Destination: "/mnt", Options: []string{"rw", "username=SECRET1", "password=SECRET2", "vers=3"}},
+			{Type: "davfs", Source: "https://user:SECRET3@host/d", Options: []string{"rw,PASSWD=SECRET4,uid=5", "credentials=SECRET5"}},
+		},
+		Linux: &specs.Linux{Seccomp: &specs.LinuxSeccomp{ListenerMetadata: metadata}},
+	}
+	text := fmt.Sprint(Spec(spec).Mounts, Spec(spec).Linux.Seccomp)
+	if strings.Contains(text, "SECRET") {
+		t.Errorf("a secret is in %s", text)
+	}
+	for _, kept := range []string{"//server/share", "vers=3", "uid=5", "host/d", "password=" + Mark} {
+		if !strings.Contains(text, kept) {
+			t.Errorf("%s is gone from %s", kept, text)
+		}
+	}
+	if spec.Mounts[0].Options[2] != "password=SECRET2" || spec.Linux.Seccomp.ListenerMetadata != metadata {
+		t.Error("the specification was changed")
+	}
+}

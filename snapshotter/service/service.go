@@ -1,5 +1,5 @@
 // Package service serves a Snapshotter and a Differ to containerd: the snapshots and diff APIs and health over gRPC, as
-// proxy plugins expect them on a socket.
+// proxy plugins expect them on a socket, and beside them what an administrator asks.
 package service
 
 import (
@@ -24,6 +24,8 @@ import (
 	"google.golang.org/grpc/health"
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
+
+	"github.com/pvelxc/pvelxc/snapshotter/garbage"
 )
 
 // stopTimeout bounds the wait for requests under way when the service ends.
@@ -39,6 +41,8 @@ type Differ interface {
 type Services struct {
 	Snapshotter snapshots.Snapshotter
 	Differ      Differ
+	// Garbage, when not nil, answers an administrator's questions about what nothing uses.
+	Garbage garbage.Collector
 	// Healthy, when not nil, is asked now and then; its error makes the answer to health checks NOT_SERVING. It must
 	// not wait.
 	Healthy func() error
@@ -54,6 +58,9 @@ func Serve(ctx context.Context, l net.Listener, s Services) error {
 	diffapi.RegisterDiffServer(server, diffservice.FromApplierAndComparer(s.Differ, s.Differ))
 	state := health.NewServer()
 	grpc_health_v1.RegisterHealthServer(server, state)
+	if s.Garbage != nil {
+		garbage.Register(server, s.Garbage)
+	}
 	if s.Healthy != nil {
 		watch(ctx, state, s.Healthy, cmp.Or(s.HealthEvery, 5*time.Second))
 	}

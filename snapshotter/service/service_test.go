@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/pvelxc/pvelxc/snapshotter"
+	"github.com/pvelxc/pvelxc/snapshotter/garbage"
 	"github.com/pvelxc/pvelxc/snapshotter/service"
 	"github.com/pvelxc/pvelxc/snapshotter/zfs/fake"
 )
@@ -54,7 +55,7 @@ func TestServe(t *testing.T) {
 	done := make(chan error, 1)
 	well := &illness{}
 	go func() {
-		done <- service.Serve(ctx, l, service.Services{Snapshotter: sn, Healthy: well.check, HealthEvery: 10 * time.Millisecond})
+		done <- service.Serve(ctx, l, service.Services{Snapshotter: sn, Garbage: sn, Healthy: well.check, HealthEvery: 10 * time.Millisecond})
 	}()
 
 	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -96,6 +97,21 @@ func TestServe(t *testing.T) {
 	}
 	if n := len(b.Names()); n != 3 {
 		t.Errorf("objects stay: %v", b.Names())
+	}
+	// What an administrator asks: through the same socket.
+	if err := b.Create(t.Context(), "tank/pvelxc/s/abcdefghijklm", nil); err != nil {
+		t.Fatal(err)
+	}
+	admin := garbage.Client{Conn: conn}
+	items, err := admin.Garbage(t.Context())
+	if err != nil || len(items) != 1 || items[0].Name != "tank/pvelxc/s/abcdefghijklm" || items[0].Kept || items[0].Reason == "" {
+		t.Errorf("garbage %+v, %v", items, err)
+	}
+	if err := admin.Reclaim(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if items, err = admin.Garbage(t.Context()); err != nil || len(items) != 0 || len(b.Names()) != 3 {
+		t.Errorf("reclaimed, and there are %+v, %v: %v", items, b.Names(), err)
 	}
 	// An unhealthy pool is told of, and its recovery too.
 	for _, err := range []error{errdefs.ErrUnavailable, nil} {

@@ -41,7 +41,7 @@ ran() {
 	[ "$(cat "$lxc/100.conf")" = "hostname: admins" ]
 	grep -x 'pvelxc_reconcile_success 1' /run/pvelxc.prom
 	grep -x 'pvelxc_reconcile_changes{action="removed"} 1' /run/pvelxc.prom
-	journalctl -u pvelxc-gc.service --no-pager | grep '900001  removed'
+	journalctl -u pvelxc-gc.service --no-pager | grep -E '900001 +removed'
 }
 
 # It comes again, counted from the last run.
