@@ -31,7 +31,7 @@ SECCOMP := $(patsubst cmd/%/main.go,%,$(wildcard cmd/pvelxc-seccomp/main.go))
 C_PROGRAMS := $(if $(INIT_SOURCES),$(BIN)/pvelxc-init) $(if $(MONITOR_SOURCES),$(BIN)/pvelxc-monitor)
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build demo test bench bench-cri test-k8s test-pods lint clean
+.PHONY: help deps build demo picture test bench bench-cri test-k8s test-pods lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,8 +53,16 @@ demo: ## run an OCI image as an LXC container on this machine and clean up (IMAG
 test: deps ## every test: unit, golden, short fuzz, integration against real containerd and LXC
 	@$(MAKE) --no-print-directory go c
 	@$(PEERS) containerd runc containerd-1.7 nerdctl
+	@$(PEERS) former || echo "make: a former version could not be built: the tests of upgrades will say so" >&2
 	@$(PEERS) criu || echo "make: CRIU could not be built: the tests of checkpoints will say so" >&2
 	@integration/test.sh
+
+picture: ## run the demo and draw docs/demo.svg, the picture in the README
+	@dist/dev/deps.sh run
+	@$(MAKE) --no-print-directory go c
+	@$(PEERS) containerd
+	@$(INTEGRATION) build -o $(OUT)/ ./cmd/demo ./cmd/picture
+	@$(OUT)/picture -o docs/demo.svg -title 'make demo' -hide $(CURDIR) $(OUT)/demo
 
 bench: deps ## measure against runc and crun; writes out/bench.json
 	@$(MAKE) --no-print-directory go c
@@ -73,6 +81,11 @@ bench-registration: deps ## measure what registration with Proxmox VE costs, mod
 	@$(PEERS) containerd runc
 	@PVELXC_COST_ROUNDS=$(or $(ROUNDS),15) $(INTEGRATION) test ./registration -run TestCost -v -count=1
 	@$(GO) test ./pve -run '^$$' -bench 'Reserve|Thousand' -benchtime 30x
+
+bench-admin: deps ## measure what pvelxc list and doctor cost with many containers (CONTAINERS=500)
+	@$(MAKE) --no-print-directory go c
+	@$(PEERS) containerd runc
+	@PVELXC_ADMIN_CONTAINERS=$(or $(CONTAINERS),500) $(INTEGRATION) test ./admin -run TestListCost -v -count=1 -timeout 30m
 
 test-k8s: deps ## a kubelet and a control plane on our handler; builds Kubernetes the first time, which takes long
 	@$(MAKE) --no-print-directory go c

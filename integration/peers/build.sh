@@ -4,7 +4,7 @@
 # a .done stamp and is never built again, so an interrupted build starts over and a second run
 # costs nothing.
 #
-#   integration/peers/build.sh [containerd|containerd-1.7|runc|nerdctl|snapshotters|kubernetes|etcd|criu|all]...
+#   integration/peers/build.sh [containerd|containerd-1.7|runc|nerdctl|snapshotters|kubernetes|etcd|criu|former|all]...
 #
 # all is without kubernetes, which takes ten minutes of two idle cores, and which make test-k8s alone needs,
 # as it does etcd.
@@ -16,6 +16,9 @@ readonly RUNC=v1.5.1
 readonly NERDCTL=v2.1.2
 readonly CRIU=4.1.1
 readonly KUBERNETES=v1.37.2
+# A former version of this project, whose containers an upgrade must serve: one shim program without a small one in front,
+# and the first form of the state file.
+readonly FORMER=65bb9a144d48289c28100d4564f86aa99e186f07
 readonly ZFS=v2.0.0 # containerd's own snapshotter on ZFS
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -172,6 +175,18 @@ build_etcd() {
 	rm -r package etcd-server_*.deb
 }
 
+# The checkout's own history has it; a shallow clone has not.
+build_former() {
+	git -C "$repo" cat-file -e "$FORMER^{commit}" 2>/dev/null || git -C "$repo" fetch --quiet --depth 1 origin "$FORMER" 2>/dev/null || {
+		log "the history has no commit $FORMER (hint: git fetch --unshallow)"
+		return 1
+	}
+	mkdir src
+	git -C "$repo" archive "$FORMER" | tar -x -C src
+	GOFLAGS=-buildvcs=false make --no-print-directory -C src BIN="$1" containerd-shim-pvelxc-v2 pvelxc pvelxc-seccomp c >/dev/null
+	rm -r src
+}
+
 target() {
 	case $1 in
 	containerd) once "containerd-${CONTAINERD#v}" build_containerd ;;
@@ -182,9 +197,10 @@ target() {
 	etcd) once etcd build_etcd ;;
 	snapshotters) once "snapshotters-${ZFS#v}" build_snapshotters ;;
 	criu) once "criu-$CRIU" build_criu ;;
+	former) once pvelxc-former build_former ;;
 	all) for t in containerd runc containerd-1.7 nerdctl snapshotters; do target "$t"; done ;;
 	*)
-		log "unknown target $1 (hint: containerd, containerd-1.7, runc, nerdctl, snapshotters, kubernetes, etcd, criu or all)"
+		log "unknown target $1 (hint: containerd, containerd-1.7, runc, nerdctl, snapshotters, kubernetes, etcd, criu, former or all)"
 		exit 2
 		;;
 	esac
