@@ -33,13 +33,18 @@ var ErrInvalid = errors.New("invalid layer")
 func Apply(ctx context.Context, root *os.File, r io.Reader) (int, error) {
 	t := newTree(root)
 	defer t.close()
-	a := applier{tree: t, tar: tar.NewReader(r), unpacked: map[string]struct{}{}, opaque: map[string]struct{}{}, noDevices: userns.RunningInUserNS()}
+	f := newFiller()
+	defer f.close()
+	a := applier{tree: t, filler: f, tar: tar.NewReader(r), unpacked: map[string]struct{}{}, opaque: map[string]struct{}{}, noDevices: userns.RunningInUserNS()}
 	for {
 		if err := ctx.Err(); err != nil {
 			return a.entries, err
 		}
 		h, err := a.tar.Next()
 		if err == io.EOF {
+			if err := f.wait(); err != nil {
+				return a.entries, err
+			}
 			return a.entries, a.finish()
 		}
 		if err != nil {
@@ -48,12 +53,16 @@ func Apply(ctx context.Context, root *os.File, r io.Reader) (int, error) {
 		if err := a.apply(ctx, h); err != nil {
 			return a.entries, entryError(h.Name, err)
 		}
+		if err := f.failed(); err != nil {
+			return a.entries, err
+		}
 	}
 }
 
 // applier is one Apply.
 type applier struct {
 	*tree
+	filler  *filler
 	tar     *tar.Reader
 	entries int
 	// unpacked are the paths that the layer had entries for.
@@ -177,34 +186,4 @@ func join(dir, base string) string {
 		return base
 	}
 	return dir + "/" + base
-}
-
-// Times outside of what a 64-bit timespec of nanoseconds holds are the epoch, as containerd has it.
-var (
-	minTime = time.Unix(0, 0)
-	maxTime = time.Unix(0, 1<<63-1)
-)
-
-func bound(t time.Time) time.Time {
-	if t.Before(minTime) || t.After(maxTime) {
-		return minTime
-	}
-	return t
-}
-
-// accessTime is never older than the time of modification.
-func accessTime(h *tar.Header) time.Time {
-	if h.AccessTime.Before(h.ModTime) {
-		return bound(h.ModTime)
-	}
-	return bound(h.AccessTime)
-}
-
-// setTimes sets those of what fd is open on, in whatever way.
-func setTimes(fd int, atime, mtime time.Time) error {
-	ts := []unix.Timespec{unix.NsecToTimespec(atime.UnixNano()), unix.NsecToTimespec(mtime.UnixNano())}
-	if err := unix.UtimesNanoAt(fd, "", ts, unix.AT_EMPTY_PATH); err != nil {
-		return fmt.Errorf("times: %w", err)
-	}
-	return nil
 }

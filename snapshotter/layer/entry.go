@@ -3,10 +3,8 @@ package layer
 import (
 	"archive/tar"
 	"fmt"
-	"io"
 	"math"
 	"path"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,10 +15,11 @@ func (a *applier) create(d *directory, base string, h *tar.Header) error {
 	case tar.TypeReg:
 		return a.file(d, base, h)
 	case tar.TypeDir:
-		err := unix.Mkdirat(d.fd, base, 0o700)
+		mode := uint32(h.Mode & 0o777)
+		err := unix.Mkdirat(d.fd, base, mode)
 		if err == unix.EEXIST && !isDir(d.fd, base) {
 			if err = a.remove(d, base); err == nil {
-				err = unix.Mkdirat(d.fd, base, 0o700)
+				err = unix.Mkdirat(d.fd, base, mode)
 			}
 		}
 		if err != nil && err != unix.EEXIST {
@@ -31,6 +30,10 @@ func (a *applier) create(d *directory, base string, h *tar.Header) error {
 			return err
 		}
 	case tar.TypeLink:
+		// What it says of the file comes after what the file's own entry says.
+		if err := a.filler.wait(); err != nil {
+			return err
+		}
 		if err := a.link(d, base, h); err != nil {
 			return fmt.Errorf("link to %q: %w", h.Linkname, err)
 		}
@@ -105,110 +108,6 @@ func device(h *tar.Header) (mode uint32, dev int, err error) {
 		return 0, 0, fmt.Errorf("device number %d:%d: %w", h.Devmajor, h.Devminor, ErrInvalid)
 	}
 	return mode, int(unix.Mkdev(uint32(h.Devmajor), uint32(h.Devminor))), nil
-}
-
-// file makes a regular file and all that is to know of it through its one descriptor.
-func (a *applier) file(d *directory, base string, h *tar.Header) error {
-	var fd int
-	err := a.replace(d, base, func() (err error) {
-		fd, err = unix.Openat(d.fd, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	if a.buf == nil {
-		a.buf = make([]byte, 256<<10)
-	}
-	err = a.copy(fd)
-	if err == nil {
-		err = describeFile(fd, h)
-	}
-	if e := unix.Close(fd); err == nil {
-		err = e
-	}
-	return err
-}
-
-// copy writes the entry's content.
-func (a *applier) copy(fd int) error {
-	for {
-		n, err := a.tar.Read(a.buf)
-		for b := a.buf[:n]; len(b) > 0; {
-			m, err := unix.Write(fd, b)
-			if err != nil && err != unix.EINTR {
-				return err
-			}
-			b = b[max(m, 0):]
-		}
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("read the layer: %w", err)
-		}
-	}
-}
-
-// describeFile sets owner, attributes, mode and times through a descriptor that can write. The order matters: a change of
-// owner clears file capabilities and setuid bits.
-func describeFile(fd int, h *tar.Header) error {
-	if err := unix.Fchown(fd, h.Uid, h.Gid); err != nil {
-		return fmt.Errorf("owner %d:%d: %w", h.Uid, h.Gid, err)
-	}
-	err := xattrs(h, func(name string, value []byte) error { return unix.Fsetxattr(fd, name, value, 0) })
-	if err != nil {
-		return err
-	}
-	if err := unix.Fchmod(fd, uint32(h.Mode&0o7777)); err != nil {
-		return fmt.Errorf("mode: %w", err)
-	}
-	return setTimes(fd, accessTime(h), bound(h.ModTime))
-}
-
-// describe is the same for everything else, a symbolic link included, through a descriptor of O_PATH.
-func describe(fd int, h *tar.Header) error {
-	at := procFD(fd)
-	if err := unix.Fchownat(fd, "", h.Uid, h.Gid, unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return fmt.Errorf("owner %d:%d: %w", h.Uid, h.Gid, err)
-	}
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return err
-	}
-	kind := st.Mode & unix.S_IFMT
-	err := xattrs(h, func(name string, value []byte) error {
-		err := unix.Setxattr(at, name, value, 0)
-		if err == unix.EPERM && strings.HasPrefix(name, "user.") && kind != unix.S_IFREG && kind != unix.S_IFDIR {
-			// Only files and directories have these (xattr(7)).
-			return nil
-		}
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	if kind != unix.S_IFLNK {
-		if err := unix.Chmod(at, uint32(h.Mode&0o7777)); err != nil {
-			return fmt.Errorf("mode: %w", err)
-		}
-	}
-	return setTimes(fd, accessTime(h), bound(h.ModTime))
-}
-
-// xattrs sets the extended attributes of an entry. Those that only an administrator may see, and those that this
-// filesystem does not have, are left out.
-func xattrs(h *tar.Header, set func(string, []byte) error) error {
-	for k, v := range h.PAXRecords {
-		name, ok := strings.CutPrefix(k, xattrPrefix)
-		if !ok || strings.HasPrefix(name, "trusted.") {
-			continue
-		}
-		if err := set(name, []byte(v)); err != nil && err != unix.ENOTSUP {
-			return fmt.Errorf("extended attribute %q: %w", name, err)
-		}
-	}
-	return nil
 }
 
 func isDir(dir int, base string) bool {
