@@ -6,7 +6,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"github.com/moby/sys/mountinfo"
 )
@@ -18,26 +17,6 @@ func KernelMount(name string, readonly bool) Mount {
 		m.Options[0] = "ro"
 	}
 	return m
-}
-
-// MountedObjects counts the inodes of a file system through statfs(2) on a mount of it in this process's mount
-// namespace. It is ErrUnsupported where there is none.
-func MountedObjects(dataset string) (uint64, error) {
-	mounts, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
-		found := m.FSType == "zfs" && m.Source == dataset
-		return !found, found
-	})
-	if err != nil {
-		return 0, fmt.Errorf("read mountinfo: %w", err)
-	}
-	if len(mounts) == 0 {
-		return 0, &Error{Op: "count objects of", Name: dataset, Kind: ErrUnsupported, Detail: "it is not mounted here"}
-	}
-	var st syscall.Statfs_t
-	if err := syscall.Statfs(mounts[0].Mountpoint, &st); err != nil {
-		return 0, fmt.Errorf("statfs %s: %w", mounts[0].Mountpoint, err)
-	}
-	return st.Files - st.Ffree, nil
 }
 
 // Holder is a process in whose mount namespace something is mounted.

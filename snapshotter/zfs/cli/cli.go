@@ -25,8 +25,9 @@ import (
 
 // Backend is a zfs.Backend on the zfs command of $PATH.
 type Backend struct {
-	path  string
-	execs atomic.Uint64
+	path    string
+	execs   atomic.Uint64
+	mounted zfs.Mounted
 }
 
 var _ zfs.Backend = (*Backend)(nil)
@@ -47,8 +48,11 @@ func New(ctx context.Context) (*Backend, error) {
 // Name is "cli".
 func (b *Backend) Name() string { return "cli" }
 
-// Close does nothing.
-func (b *Backend) Close() error { return nil }
+// Close gives up what is open.
+func (b *Backend) Close() error {
+	b.mounted.Close()
+	return nil
+}
 
 // Execs counts the commands that were run.
 func (b *Backend) Execs() uint64 { return b.execs.Load() }
@@ -279,7 +283,7 @@ func (b *Backend) Objects(ctx context.Context, name string) (uint64, error) {
 		return 0, err
 	}
 	if !zfs.IsSnapshot(name) {
-		return zfs.MountedObjects(name)
+		return b.mounted.Objects(name)
 	}
 	out, err := b.zfs(ctx, "count objects of", name, "userspace", "-Hpn", "-o", "objused", name)
 	if err != nil {

@@ -31,6 +31,8 @@ const (
 type Backend struct {
 	mu  sync.Mutex
 	dev *os.File // guarded by mu; nil when closed
+
+	mounted zfs.Mounted
 }
 
 var _ zfs.Backend = (*Backend)(nil)
@@ -71,6 +73,7 @@ func (b *Backend) Name() string { return "ioctl" }
 
 // Close closes /dev/zfs. Operations under way end first.
 func (b *Backend) Close() error {
+	b.mounted.Close()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.dev == nil {
@@ -251,7 +254,7 @@ const (
 // would own it for a moment, and a mount in that moment would fail.
 func (b *Backend) Objects(ctx context.Context, name string) (uint64, error) {
 	if !zfs.IsSnapshot(name) {
-		return zfs.MountedObjects(name)
+		return b.mounted.Objects(name)
 	}
 	var sum uint64
 	for c := (&command{op: "count objects of", name: name, kind: userObjectsUsed, raw: true}); ; {
