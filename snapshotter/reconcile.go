@@ -135,9 +135,13 @@ func (s *Snapshotter) undoIntents(ctx context.Context) error {
 		}
 		for name, d := range t.datasets {
 			if d.State == creating || d.Spare != "" {
-				if err := r.bury(name, d.Seq); err != nil {
-					return err
-				}
+				err = r.bury(name, d.Seq)
+			} else if d.Dirty {
+				// A database of an earlier version has no index of these.
+				err = r.markDirty(name)
+			}
+			if err != nil {
+				return err
 			}
 		}
 		return nil

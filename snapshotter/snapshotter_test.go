@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
+	bolt "go.etcd.io/bbolt"
 
 	"github.com/pvelxc/pvelxc/snapshotter"
 	"github.com/pvelxc/pvelxc/snapshotter/zfs"
@@ -166,6 +167,66 @@ func TestAbortRollsBack(t *testing.T) {
 	h.same("files", h.files("v"), []string{"a", "b", "c"})
 	if n := len(slices.DeleteFunc(h.objects(), func(n string) bool { return strings.Contains(n, "@") })); n != 1 {
 		t.Errorf("%d datasets: the head was not leased again", n)
+	}
+}
+
+// A database of a version that had no index of dirty heads gets one: they are rolled back and leased again.
+func TestDirtyHeadOfAnEarlierVersion(t *testing.T) {
+	h := open(t, nil, "")
+	h.chain("a")
+	ctx := t.Context()
+	h.b.Inject(func(op, name string) error {
+		if op == "rollback" {
+			return &zfs.Error{Op: op, Name: name, Kind: zfs.ErrBusy}
+		}
+		return nil
+	})
+	_, err := h.Prepare(ctx, "n/1/extract-9 x", "a")
+	h.must(err)
+	h.must(h.Remove(ctx, "n/1/extract-9 x"))
+	h.must(h.Cleanup(ctx))
+	h.must(h.Close())
+	h.b.Inject(nil)
+	db, err := bolt.Open(filepath.Join(h.dir, "metadata.db"), 0o600, nil)
+	h.must(err)
+	h.must(db.Update(func(tx *bolt.Tx) error { return tx.Bucket([]byte("pvelxc")).DeleteBucket([]byte("dirty")) }))
+	h.must(db.Close())
+	h = open(t, h.b, h.dir)
+	h.must(h.Cleanup(ctx))
+	h.layer("b", "a")
+	if n := h.Stats().Leases.Load(); n != 1 {
+		t.Errorf("%d leases: the head was not leased again", n)
+	}
+}
+
+// A pass that finds nothing to do writes nothing: each write is an fsync that requests wait for.
+func TestIdlePassWritesNothing(t *testing.T) {
+	writes := 0
+	var mu sync.Mutex
+	h := open(t, nil, "", warm, func(o *snapshotter.Options) {
+		o.SetStep(func(point string) {
+			mu.Lock()
+			defer mu.Unlock()
+			if point == "write: after" {
+				writes++
+			}
+		})
+	})
+	h.chain("a")
+	_, err := h.Prepare(t.Context(), "c", "a")
+	h.must(err)
+	h.must(h.Cleanup(t.Context()))
+	h.must(h.Cleanup(t.Context()))
+	mu.Lock()
+	before := writes
+	mu.Unlock()
+	for range 5 {
+		h.must(h.Cleanup(t.Context()))
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if writes != before {
+		t.Errorf("cleaning up where nothing is to be done writes to the database, %d times in 5", writes-before)
 	}
 }
 

@@ -1,6 +1,7 @@
 package snapshotter
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -84,6 +85,7 @@ var (
 	bucketDatasets  = []byte("datasets")
 	bucketTombs     = []byte("tombstones")
 	bucketSpares    = []byte("spares")
+	bucketDirty     = []byte("dirty")
 	keyInstance     = []byte("instance")
 )
 
@@ -124,7 +126,7 @@ func (s *Snapshotter) transact(ctx context.Context, writable bool, fn func(conte
 		if r.ours, err = tx.CreateBucketIfNotExists(bucketOurs); err != nil {
 			return fmt.Errorf("write the metadata: %w", err)
 		}
-		for _, b := range [][]byte{bucketSnapshots, bucketDatasets, bucketTombs, bucketSpares} {
+		for _, b := range [][]byte{bucketSnapshots, bucketDatasets, bucketTombs, bucketSpares, bucketDirty} {
 			if _, err := r.ours.CreateBucketIfNotExists(b); err != nil {
 				return fmt.Errorf("write the metadata: %w", err)
 			}
@@ -208,8 +210,29 @@ func (r rows) dataset(name string) (datasetRow, bool, error) {
 	return get[datasetRow](r.ours.Bucket(bucketDatasets), name)
 }
 
+// putDataset keeps the index of dirty heads, too.
 func (r rows) putDataset(name string, v datasetRow) error {
-	return put(r.ours.Bucket(bucketDatasets), name, v)
+	var err error
+	if v.Dirty {
+		err = r.markDirty(name)
+	} else {
+		err = r.ours.Bucket(bucketDirty).Delete([]byte(name))
+	}
+	return errors.Join(err, put(r.ours.Bucket(bucketDatasets), name, v))
+}
+
+func (r rows) markDirty(name string) error {
+	return r.ours.Bucket(bucketDirty).Put([]byte(name), []byte{1})
+}
+
+// dirty are the datasets whose head is not what their last layer is.
+func (r rows) dirty() []string {
+	var names []string
+	c := r.ours.Bucket(bucketDirty).Cursor()
+	for k, _ := c.First(); k != nil; k, _ = c.Next() {
+		names = append(names, string(k))
+	}
+	return names
 }
 
 func (r rows) datasets() (map[string]datasetRow, error) {
@@ -228,11 +251,19 @@ func (r rows) bury(name string, seq uint64) error {
 				return err
 			}
 		}
-		if err := r.ours.Bucket(bucketDatasets).Delete([]byte(name)); err != nil {
+		if err := errors.Join(r.ours.Bucket(bucketDatasets).Delete([]byte(name)), r.ours.Bucket(bucketDirty).Delete([]byte(name))); err != nil {
 			return fmt.Errorf("write the metadata of %s: %w", name, err)
 		}
 	}
 	return put(r.ours.Bucket(bucketTombs), name, tombstone{Seq: seq})
+}
+
+// buried says whether a dataset, or a snapshot of it, waits to be destroyed.
+func (r rows) buried(dataset string) bool {
+	tombs := r.ours.Bucket(bucketTombs)
+	snaps := []byte(dataset + "@")
+	k, _ := tombs.Cursor().Seek(snaps)
+	return tombs.Get([]byte(dataset)) != nil || bytes.HasPrefix(k, snaps)
 }
 
 func (r rows) tombstones() (map[string]tombstone, error) {

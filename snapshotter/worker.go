@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"sync"
 	"time"
 
 	"github.com/containerd/log"
@@ -177,19 +175,19 @@ func (s *Snapshotter) explain(ctx context.Context, name string, due map[string]t
 func (s *Snapshotter) rollbackHeads(ctx context.Context) error {
 	todo := map[string]string{}
 	err := s.view(ctx, func(_ context.Context, r rows) error {
-		t, err := r.tables()
-		if err != nil {
-			return err
-		}
-		waits := map[string]bool{}
-		for name := range t.tombs {
-			waits[zfs.Dataset(name)] = true
-		}
-		for name, d := range t.datasets {
-			if !d.Dirty || d.Lease != "" || waits[name] || d.last() == "" || s.applied.busy(name) {
+		for _, name := range r.dirty() {
+			d, ok, err := r.dataset(name)
+			if err != nil {
+				return err
+			}
+			if !ok || d.Lease != "" || d.last() == "" || r.buried(name) || s.applied.busy(name) {
 				continue
 			}
-			if row, ok := t.snapshots[d.last()]; ok {
+			row, ok, err := r.snapshot(d.last())
+			if err != nil {
+				return err
+			}
+			if ok {
 				todo[name] = row.zfsName()
 			}
 		}
@@ -222,105 +220,4 @@ func (s *Snapshotter) rollbackHeads(ctx context.Context) error {
 		result = errors.Join(result, err)
 	}
 	return result
-}
-
-// makeSpares clones the recently used layers ahead of the next container, and buries spares of others.
-func (s *Snapshotter) makeSpares(ctx context.Context) error {
-	tuning := s.tuning.Load()
-	wanted := s.recent.list(tuning.WarmLayers)
-	if tuning.WarmClones == 0 {
-		wanted = nil
-	}
-	type spare struct {
-		dataset, of string
-		from        snapshotRow
-	}
-	var todo []spare
-	err := s.update(ctx, func(_ context.Context, r rows) error {
-		for id, names := range r.spares("") {
-			if slices.Contains(wanted, id) {
-				continue
-			}
-			for _, name := range names {
-				d, ok, err := r.dataset(name)
-				if err != nil {
-					return err
-				}
-				if ok && d.State == ready {
-					if err := r.bury(name, d.Seq); err != nil {
-						return err
-					}
-				}
-			}
-		}
-		for _, id := range wanted {
-			from, ok, err := r.snapshot(id)
-			if err != nil {
-				return err
-			}
-			if !ok || from.Snap == "" {
-				continue
-			}
-			for range tuning.WarmClones - len(r.spares(id)[id]) {
-				seq, err := r.nextSeq()
-				if err != nil {
-					return fmt.Errorf("number the dataset: %w", err)
-				}
-				n := spare{s.under + "/" + newID(), id, from}
-				if err := errors.Join(r.putDataset(n.dataset, datasetRow{State: creating, Seq: seq, Spare: id}), r.putSpare(id, n.dataset)); err != nil {
-					return err
-				}
-				todo = append(todo, n)
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	var result error
-	for _, n := range todo {
-		bg := context.WithoutCancel(ctx)
-		err := s.b.Clone(bg, n.from.zfsName(), n.dataset)
-		var guid uint64
-		if err == nil {
-			var i zfs.Info
-			i, err = s.b.Stat(bg, n.dataset)
-			guid = i.GUID
-		}
-		result = errors.Join(result, err, s.update(bg, func(_ context.Context, r rows) error {
-			d, ok, e := r.dataset(n.dataset)
-			if e != nil || !ok {
-				return e
-			}
-			if _, still, e := r.snapshot(n.of); e != nil || !still || err != nil {
-				return errors.Join(e, r.bury(n.dataset, d.Seq))
-			}
-			d.State, d.GUID = ready, guid
-			return r.putDataset(n.dataset, d)
-		}))
-	}
-	return result
-}
-
-// recent are the committed snapshots that containers were made of last, newest first.
-type recent struct {
-	mu  sync.Mutex
-	ids []string // guarded by mu
-}
-
-// maxRecent bounds what is remembered, whatever the tuning will be.
-const maxRecent = 1000
-
-func (r *recent) use(id string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	ids := append([]string{id}, slices.DeleteFunc(r.ids, func(o string) bool { return o == id })...)
-	r.ids = ids[:min(len(ids), maxRecent)]
-}
-
-func (r *recent) list(n int) []string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.Clone(r.ids[:min(len(r.ids), n)])
 }
