@@ -1,28 +1,19 @@
 package snapshotter_test
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 
-	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/log"
 	"github.com/google/go-cmp/cmp"
-	"github.com/sirupsen/logrus"
 
 	"github.com/pvelxc/pvelxc/snapshotter"
 	"github.com/pvelxc/pvelxc/snapshotter/zfs"
@@ -34,8 +25,10 @@ type points struct {
 	// at is the point that ends the process, and end how; end does not return.
 	at  string
 	end func()
-	// full is the point before a change of ZFS that finds no space.
+	// full is the point before a change of ZFS that finds no space, in what a model says.
 	full string
+	// brim, when not nil, does a change of ZFS where it finds no space indeed, or does not.
+	brim func(op string, change func() error) error
 
 	mu     sync.Mutex
 	passed map[string]int // guarded by mu
@@ -77,6 +70,10 @@ func (f faulty) around(op string, fn func() error) error {
 	if point := f.reach(op + ": before"); point == f.full {
 		return &zfs.Error{Op: op, Name: "tank", Kind: zfs.ErrNoSpace}
 	}
+	if f.brim != nil {
+		change := fn
+		fn = func() error { return f.brim(op, change) }
+	}
 	err := fn()
 	f.pass(op + ": after")
 	return err
@@ -110,144 +107,6 @@ func (f faulty) SetProperty(ctx context.Context, dataset, property, value string
 	return f.around("set", func() error { return f.Backend.SetProperty(ctx, dataset, property, value) })
 }
 
-// view is what a client of the snapshotter sees: each name with its parent, whether it is active, and its files.
-type entry struct {
-	Parent string
-	Kind   snapshots.Kind
-	Files  []string
-}
-
-type state map[string]entry
-
-func (s state) clone() state { return maps.Clone(s) }
-
-// act is one request of the history, and what it makes of the state.
-type act struct {
-	name  string
-	do    func(*history) error
-	apply func(state)
-}
-
-// history does requests and tells before and after each, so that whoever finds the body knows how far it came.
-type history struct {
-	ctx  context.Context
-	s    *snapshotter.Snapshotter
-	work string
-}
-
-// at calls fn with a directory where the mounts are.
-func (h *history) at(m []mount.Mount, fn func(dir string) error) error {
-	if m[0].Type == "bind" {
-		return fn(m[0].Source)
-	}
-	dir, err := os.MkdirTemp(h.work, "mnt")
-	if err != nil {
-		return err
-	}
-	if err := mount.All(m, dir); err != nil {
-		return err
-	}
-	return errors.Join(fn(dir), mount.UnmountAll(dir, 0), os.Remove(dir))
-}
-
-func prepare(key, parent string, opts ...snapshots.Opt) act {
-	return act{"prepare " + key, func(h *history) error {
-		_, err := h.s.Prepare(h.ctx, key, parent, opts...)
-		return err
-	}, func(s state) { s[key] = entry{parent, snapshots.KindActive, s[parent].Files} }}
-}
-
-func write(key, file string) act {
-	return act{"write " + key, func(h *history) error {
-		m, err := h.s.Mounts(h.ctx, key)
-		if err != nil {
-			return err
-		}
-		return h.at(m, func(dir string) error {
-			f, err := os.Create(dir + "/" + file)
-			if err != nil {
-				return err
-			}
-			defer f.Close()
-			_, err = f.WriteString(file)
-			return errors.Join(err, f.Sync())
-		})
-	}, func(s state) {
-		e := s[key]
-		e.Files = slices.Sorted(slices.Values(append(slices.Clone(e.Files), file)))
-		s[key] = e
-	}}
-}
-
-func commit(name, key string) act {
-	return act{"commit " + name, func(h *history) error { return h.s.Commit(h.ctx, name, key) }, func(s state) {
-		e := s[key]
-		delete(s, key)
-		e.Kind = snapshots.KindCommitted
-		s[name] = e
-	}}
-}
-
-func view(key, parent string) act {
-	return act{"view " + key, func(h *history) error {
-		_, err := h.s.View(h.ctx, key, parent)
-		return err
-	}, func(s state) { s[key] = entry{parent, snapshots.KindView, s[parent].Files} }}
-}
-
-func remove(key string) act {
-	return act{"remove " + key, func(h *history) error { return h.s.Remove(h.ctx, key) }, func(s state) { delete(s, key) }}
-}
-
-func cleanup() act {
-	return act{"cleanup", func(h *history) error { return h.s.Cleanup(h.ctx) }, func(state) {}}
-}
-
-// acts are a history in which everything happens that the snapshotter does to ZFS and to its database.
-func acts() []act {
-	small := snapshots.WithLabels(map[string]string{snapshots.LabelSnapshotMaxSize: "8388608"})
-	return []act{
-		prepare("extract-1 a", ""), write("extract-1 a", "a"), commit("a", "extract-1 a"),
-		// On the head of a.
-		prepare("extract-2 b", "a"), write("extract-2 b", "b"), commit("b", "extract-2 b"),
-		// Given up: the head goes back to b.
-		prepare("extract-3 x", "b"), write("extract-3 x", "x"), remove("extract-3 x"), cleanup(),
-		prepare("extract-4 d", "b"), write("extract-4 d", "d"), commit("d", "extract-4 d"), remove("d"), cleanup(),
-		// A branch.
-		prepare("extract-5 c", "a"), write("extract-5 c", "c"), commit("c", "extract-5 c"),
-		view("v", "a"), prepare("c1", "b"), write("c1", "own"), cleanup(), prepare("c2", "b"), prepare("c3", "c", small),
-		remove("c1"), remove("c3"), remove("c"), remove("v"), cleanup(),
-	}
-}
-
-// play does the history until a fault ends it.
-func play(h *history, tell func(string)) error {
-	for _, a := range acts() {
-		tell("begin " + a.name)
-		if err := a.do(h); err != nil {
-			return fmt.Errorf("%s: %w", a.name, err)
-		}
-		tell("done " + a.name)
-	}
-	return nil
-}
-
-// expect gives the states that may follow what was told: the act that was under way has happened or has not.
-func expect(told []string) (before, after state) {
-	before = state{}
-	for i, a := range acts() {
-		switch {
-		case slices.Contains(told, "done "+a.name) && len(told) > 2*i+1 && told[2*i+1] == "done "+a.name:
-			a.apply(before)
-		case len(told) > 2*i:
-			after = before.clone()
-			a.apply(after)
-			return before, after
-		}
-	}
-	return before, before
-}
-
 func faultOptions(b zfs.Backend, root, dir string, p *points) snapshotter.Options {
 	o := snapshotter.Options{Root: root, Dir: dir, Backend: faulty{b, p}, WarmLayers: 1, WarmClones: 1}
 	o.SetStep(p.pass)
@@ -272,10 +131,13 @@ func TestFaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	faults(t, &frozen{b}, "tank", 1)
+	faults(t, &frozen{b}, "tank", slice{0, 1})
 }
 
-func faults(t *testing.T, w world, pool string, stride int) {
+// slice is the nth of of parts of all points.
+type slice struct{ nth, of int }
+
+func faults(t *testing.T, w world, pool string, s slice) {
 	_, passed, dir := w.play(t, pool+"/f", "")
 	if n := len(passed); n < 60 {
 		t.Fatalf("only %d points", n)
@@ -286,7 +148,7 @@ func faults(t *testing.T, w world, pool string, stride int) {
 	}
 	autopsy(t, w, pool+"/f", dir, told)
 	for i, at := range passed {
-		if i%stride != 0 {
+		if i%s.of != s.nth {
 			continue
 		}
 		t.Run(fmt.Sprintf("%03d %s", i, at), func(t *testing.T) {
@@ -463,13 +325,6 @@ func TestNoSpace(t *testing.T) {
 	}
 }
 
-// quiet leaves out the warnings about what is provoked here.
-func quiet(ctx context.Context) context.Context {
-	logger := logrus.New()
-	logger.SetOutput(io.Discard)
-	return log.WithLogger(context.WithoutCancel(ctx), logrus.NewEntry(logger))
-}
-
 // frozen plays on the model: at the point, the database's file is copied, and nothing goes on.
 type frozen struct{ b *fake.Backend }
 
@@ -517,110 +372,4 @@ func (f *frozen) play(t *testing.T, root, at string) (told, passed []string, dir
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return slices.Clone(told), slices.Clone(p.order), e.dir
-}
-
-// killed plays on a real pool, in a process of its own.
-type killed struct {
-	b    zfs.Backend
-	work string
-}
-
-func (k *killed) backend() zfs.Backend { return k.b }
-
-const victimEnv = "PVELXC_FAULT"
-
-func (k *killed) play(t *testing.T, root, at string) (told, passed []string, dir string) {
-	t.Helper()
-	dir, err := os.MkdirTemp(k.work, "state")
-	if err != nil {
-		t.Fatal(err)
-	}
-	program, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(t.Context(), program, "-test.run", "^TestVictim$", "-test.v")
-	cmd.Env = append(os.Environ(), victimEnv+"="+strings.Join([]string{root, dir, at}, "\n"))
-	out, err := cmd.CombinedOutput()
-	var exit *exec.ExitError
-	switch {
-	case err == nil:
-	case errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL && at != "": //nolint:forcetypeassert // it is one on Linux
-	default:
-		t.Fatalf("%v\n%s", err, out)
-	}
-	// Its mounts outlive it, as they do a daemon.
-	mounts, _ := filepath.Glob(dir + "/mnt*")
-	for _, m := range mounts {
-		if err := mount.UnmountAll(m, 0); err != nil {
-			t.Error(err)
-		}
-	}
-	return lines(t, dir+"/told"), lines(t, dir+"/passed"), dir
-}
-
-func lines(t *testing.T, file string) []string {
-	t.Helper()
-	f, err := os.Open(file)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	var l []string
-	for s := bufio.NewScanner(f); s.Scan(); {
-		l = append(l, s.Text())
-	}
-	return l
-}
-
-// TestVictim is the process that TestFaultsOnPool kills.
-func TestVictim(t *testing.T) {
-	args := strings.Split(os.Getenv(victimEnv), "\n")
-	if len(args) != 3 {
-		t.Skip("is a part of TestFaultsOnPool")
-	}
-	root, dir, at := args[0], args[1], args[2]
-	note := func(name string) func(string) {
-		f, err := os.OpenFile(filepath.Join(dir, name), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return func(line string) { fmt.Fprintln(f, line) }
-	}
-	told, passed := note("told"), note("passed")
-	p := &points{at: at}
-	p.end = func() {
-		passed(strings.Join(p.order, "\n"))
-		if err := syscall.Kill(os.Getpid(), syscall.SIGKILL); err != nil {
-			panic(err)
-		}
-		select {}
-	}
-	s, err := snapshotter.Open(t.Context(), faultOptions(backend(t, "ioctl"), root, dir, p))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := play(&history{t.Context(), s, dir}, told); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-	passed(strings.Join(p.order, "\n"))
-}
-
-// TestFaultsOnPool is TestFaults on real ZFS, with kill -9. $VM_CI: only every seventh point.
-func TestFaultsOnPool(t *testing.T) {
-	pool(t)
-	stride := 1
-	if os.Getenv("VM_CI") != "" {
-		stride = 7
-	}
-	if n, err := strconv.Atoi(os.Getenv("PVELXC_FAULT_STRIDE")); err == nil {
-		stride = n
-	}
-	faults(t, &killed{backend(t, "ioctl"), t.TempDir()}, "suite", stride)
 }

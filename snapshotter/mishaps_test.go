@@ -3,20 +3,17 @@ package snapshotter_test
 import (
 	"bufio"
 	"context"
-	"errors"
-	"fmt"
-	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
-	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/sirupsen/logrus"
+	"github.com/sirupsen/logrus/hooks/test"
 
 	"github.com/pvelxc/pvelxc/snapshotter"
 	"github.com/pvelxc/pvelxc/snapshotter/zfs"
@@ -29,6 +26,7 @@ type site struct {
 	b    zfs.Backend
 	root string
 	dir  string
+	log  *test.Hook
 }
 
 func (e *site) must(err error) {
@@ -67,7 +65,9 @@ func (e *site) open() {
 
 func newSite(t *testing.T, b zfs.Backend, root string) *site {
 	t.Helper()
-	e := &site{&history{quiet(t.Context()), nil, t.TempDir()}, t, b, root, t.TempDir()}
+	logger, hook := test.NewNullLogger()
+	ctx := log.WithLogger(context.WithoutCancel(t.Context()), logrus.NewEntry(logger))
+	e := &site{&history{ctx, nil, t.TempDir()}, t, b, root, t.TempDir(), hook}
 	e.open()
 	e.do(prepare("extract-1 a", ""), write("extract-1 a", "a"), commit("a", "extract-1 a"),
 		prepare("extract-2 b", "a"), write("extract-2 b", "b"), commit("b", "extract-2 b"))
@@ -84,6 +84,17 @@ func (e *site) datasets() []string {
 		names = append(names, i.Name)
 	}
 	return names
+}
+
+// names are all of containerd's snapshots.
+func (e *site) names() state {
+	e.t.Helper()
+	got := state{}
+	e.must(e.s.Walk(e.ctx, func(_ context.Context, i snapshots.Info) error {
+		got[i.Name] = entry{Parent: i.Parent, Kind: i.Kind}
+		return nil
+	}))
+	return got
 }
 
 // source is the dataset that an active snapshot is mounted from.
@@ -168,6 +179,13 @@ func heldElsewhere(e *site) {
 	if !ok || h.PID != cmd.Process.Pid || h.Path != dir {
 		e.t.Errorf("holder %v, want pid %d at %s", h, cmd.Process.Pid, dir)
 	}
+	said := false
+	for _, l := range e.log.AllEntries() {
+		said = said || l.Data["dataset"] == ct && l.Data["holder"] == h.String()
+	}
+	if !said {
+		e.t.Errorf("the log does not name %v", h)
+	}
 	e.must(in.Close())
 	e.must(cmd.Wait())
 	e.empty("b", "a")
@@ -240,225 +258,4 @@ func rewound(e *site) {
 		return err
 	}))
 	e.empty("extract-5 f", "c", "d", "b", "a")
-}
-
-// fullState is a disk of the database's without space: requests say so and change nothing.
-func fullState(e *site) {
-	e.must(e.s.Close())
-	state := e.t.TempDir()
-	e.run("mount", "-t", "tmpfs", "-o", "size=1m", "state", state)
-	e.t.Cleanup(func() { e.run("umount", state) })
-	e.run("cp", e.dir+"/metadata.db", state)
-	e.dir = state
-	e.open()
-	e.t.Cleanup(func() { e.s.Close() })
-	if err := fill(state+"/ballast", nil); !errors.Is(err, syscall.ENOSPC) {
-		e.t.Fatal(err)
-	}
-	failed := 0
-	for i := range 100 {
-		key := fmt.Sprintf("c%d", i)
-		if _, err := e.s.Prepare(e.ctx, key, "b"); err != nil {
-			failed++
-			if !strings.Contains(err.Error(), "write the metadata") || !strings.Contains(err.Error(), "no space") {
-				e.t.Errorf("prepare: %v", err)
-			}
-			if _, err := e.s.Stat(e.ctx, key); !errdefs.IsNotFound(err) {
-				e.t.Errorf("what failed stays: %v", err)
-			}
-			break
-		}
-	}
-	if failed == 0 {
-		e.t.Fatal("the database finds space where there is none")
-	}
-	e.must(os.Remove(state + "/ballast"))
-	e.do(prepare("d", "b"), remove("d"))
-	var left []string
-	e.must(e.s.Walk(e.ctx, func(_ context.Context, i snapshots.Info) error {
-		if i.Kind == snapshots.KindActive {
-			left = append(left, i.Name)
-		}
-		return nil
-	}))
-	e.empty(append(left, "b", "a")...)
-}
-
-// small makes a pool of its own on a file.
-func small(t *testing.T, name, device string) {
-	t.Helper()
-	if os.Getenv("VM_POOL_DEVICE") == "" {
-		t.Skip("needs VM_POOL_DEVICE: this machine's pools are none of ours")
-	}
-	if out, err := exec.Command("zpool", "create", "-f", "-O", "mountpoint=none", name, device).CombinedOutput(); err != nil {
-		t.Fatalf("zpool create: %v\n%s", err, out)
-	}
-	t.Cleanup(func() {
-		if out, err := exec.Command("zpool", "destroy", "-f", name).CombinedOutput(); err != nil {
-			t.Errorf("zpool destroy: %v\n%s", err, out)
-		}
-	})
-}
-
-// fill writes noise to a file until that fails, and gives the failure; or until it is stopped.
-func fill(file string, stop <-chan struct{}) error {
-	noise, err := os.Open("/dev/urandom")
-	if err != nil {
-		return err
-	}
-	defer noise.Close()
-	f, err := os.Create(file)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	for err == nil {
-		select {
-		case <-stop:
-			return nil
-		default:
-		}
-		if _, err = io.CopyN(f, noise, 4<<20); err == nil {
-			err = f.Sync()
-		}
-	}
-	return err
-}
-
-// A full pool gives a clear error, leaves nothing half done, and lets one remove things.
-func TestFullPool(t *testing.T) {
-	disk := filepath.Join(t.TempDir(), "disk")
-	if err := os.WriteFile(disk, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(disk, 96<<20); err != nil {
-		t.Fatal(err)
-	}
-	small(t, "full", disk)
-	e := newSite(t, backend(t, "ioctl"), "full/pvelxc")
-	e.do(prepare("extract-3 d", "b"), write("extract-3 d", "d"), prepare("c", "b"))
-	e.run("zfs", "create", "-o", "mountpoint=legacy", "full/ballast")
-	ballast := []mount.Mount{{Type: "zfs", Source: "full/ballast"}}
-	e.must(e.at(ballast, func(dir string) error {
-		if err := fill(dir+"/x", nil); !strings.Contains(err.Error(), "no space") {
-			return err
-		}
-		return nil
-	}))
-	before := e.datasets()
-	check := func(what string, err error) {
-		t.Helper()
-		// The last bytes of a pool are ZFS's own, so that some requests still succeed.
-		if err == nil {
-			return
-		}
-		t.Logf("%s: %v", what, err)
-		if !errdefs.IsResourceExhausted(err) || !strings.Contains(err.Error(), "hint:") {
-			t.Errorf("%s on a full pool: %v", what, err)
-		}
-	}
-	_, err := e.s.Prepare(e.ctx, "f", "b")
-	check("prepare", err)
-	if err != nil {
-		if _, err := e.s.Stat(e.ctx, "f"); !errdefs.IsNotFound(err) {
-			t.Errorf("what failed stays: %v", err)
-		}
-		e.must(e.s.Cleanup(e.ctx))
-		if now := e.datasets(); len(now) != len(before) {
-			t.Errorf("datasets %v, before %v", now, before)
-		}
-	} else {
-		e.must(e.s.Remove(e.ctx, "f"))
-	}
-	err = e.s.Commit(e.ctx, "d", "extract-3 d")
-	check("commit", err)
-	e.must(e.s.Remove(e.ctx, "c"))
-	check("cleanup", e.s.Cleanup(e.ctx))
-	e.run("zfs", "destroy", "full/ballast")
-	if err != nil {
-		e.do(commit("d", "extract-3 d"))
-	}
-	e.do(prepare("g", "d"))
-	e.empty("g", "d", "b", "a")
-}
-
-// A pool that has lost its disk answers at once, and everything goes on when the disk is back.
-func TestSuspendedPool(t *testing.T) {
-	dir := t.TempDir()
-	run := func(name string, args ...string) string {
-		t.Helper()
-		out, err := exec.Command(name, args...).CombinedOutput()
-		if err != nil {
-			t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
-		}
-		return strings.TrimSpace(string(out))
-	}
-	if os.Getenv("VM_POOL_DEVICE") == "" {
-		t.Skip("needs VM_POOL_DEVICE: this machine's pools are none of ours")
-	}
-	// A disk that promises more than is behind it.
-	run("mount", "-t", "tmpfs", "-o", "size=64m", "thin", dir)
-	t.Cleanup(func() { run("umount", dir) })
-	run("truncate", "-s", "256M", dir+"/disk")
-	run("modprobe", "loop")
-	loop := run("losetup", "-f", "--show", dir+"/disk")
-	t.Cleanup(func() { run("losetup", "-d", loop) })
-	small(t, "thin", loop)
-	e := newSite(t, backend(t, "ioctl"), "thin/pvelxc")
-	e.do(prepare("c", "b"))
-	e.run("zfs", "create", "-o", "mountpoint=legacy", "thin/ballast")
-	mnt := t.TempDir()
-	run("mount", "-t", "zfs", "thin/ballast", mnt)
-	t.Cleanup(func() { run("umount", mnt) })
-	filled, stop := make(chan error, 1), make(chan struct{})
-	go func() { filled <- fill(mnt+"/x", stop) }()
-	suspended := func() bool {
-		raw, _ := os.ReadFile("/proc/spl/kstat/zfs/thin/state")
-		return strings.TrimSpace(string(raw)) == "SUSPENDED"
-	}
-	for end := time.Now().Add(2 * time.Minute); !suspended(); time.Sleep(100 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("the pool does not suspend")
-		}
-	}
-	for what, fn := range map[string]func(context.Context) error{
-		"prepare": func(ctx context.Context) error { _, err := e.s.Prepare(ctx, "d", "b"); return err },
-		"unpack":  func(ctx context.Context) error { _, err := e.s.Prepare(ctx, "extract-3 d", "b"); return err },
-		"commit":  func(ctx context.Context) error { return e.s.Commit(ctx, "x", "c") },
-	} {
-		ctx, cancel := context.WithTimeout(e.ctx, 10*time.Second)
-		err := fn(ctx)
-		if err == nil && what != "unpack" {
-			t.Errorf("%s on a suspended pool succeeds", what)
-		}
-		t.Logf("%s: %v", what, err)
-		if errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("%s hangs", what)
-		}
-		cancel()
-	}
-	// The database is not on the pool: names are served.
-	if _, err := e.s.Stat(e.ctx, "b"); err != nil {
-		t.Error(err)
-	}
-	close(stop)
-	run("mount", "-o", "remount,size=400m", dir)
-	run("zpool", "clear", "thin")
-	for end := time.Now().Add(time.Minute); ; time.Sleep(200 * time.Millisecond) {
-		_, err := e.s.Prepare(e.ctx, "g", "b")
-		if err == nil {
-			break
-		}
-		if time.Now().After(end) {
-			t.Fatalf("the pool is back, and prepare: %v", err)
-		}
-	}
-	if err := <-filled; err != nil {
-		t.Logf("filling ended with: %v", err)
-	}
-	left := []string{"g", "c", "b", "a"}
-	if _, err := e.s.Stat(e.ctx, "extract-3 d"); err == nil {
-		left = append([]string{"extract-3 d"}, left...)
-	}
-	e.empty(left...)
 }
