@@ -114,8 +114,8 @@ func (c config) check() error {
 
 var levels = []string{"trace", "debug", "info", "warn", "error"}
 
-// storageFile lists Proxmox VE's storages.
-const storageFile = "/etc/pve/storage.cfg"
+// storageFile lists Proxmox VE's storages. It changes in tests.
+var storageFile = "/etc/pve/storage.cfg"
 
 // checkStorage refuses a root that Proxmox VE takes for one of its volumes: the dataset of a zfspool storage, or a
 // direct child of it, which it would list, and could destroy; and one that has a storage inside.

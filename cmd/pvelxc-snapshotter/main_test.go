@@ -1,8 +1,11 @@
 package main
 
 import (
+	"errors"
+	"io"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -82,6 +85,73 @@ func TestListen(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.Close()
+}
+
+// TestActivated is the process that TestListenActivated starts.
+func TestActivated(t *testing.T) {
+	if os.Getenv("PVELXC_ACTIVATED") == "" {
+		t.Skip("is a part of TestListenActivated")
+	}
+	l, err := listen(t.Context(), filepath.Join(t.TempDir(), "other.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Write([]byte("activated")); err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+}
+
+// The socket that systemd passes is the one that is listened on, and a client that came before the daemon is served.
+func TestListenActivated(t *testing.T) {
+	address := filepath.Join(t.TempDir(), "s.sock")
+	l, err := net.Listen("unix", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	conn, err := net.Dial("unix", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	passed, err := l.(*net.UnixListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer passed.Close()
+	// LISTEN_PID is that of the process itself.
+	cmd := exec.CommandContext(t.Context(), "sh", "-c", `LISTEN_PID=$$ exec "$0" -test.run '^TestActivated$'`, os.Args[0])
+	cmd.Env = append(os.Environ(), "PVELXC_ACTIVATED=yes", "LISTEN_FDS=1")
+	cmd.ExtraFiles = []*os.File{passed}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if text, err := io.ReadAll(conn); err != nil || string(text) != "activated" {
+		t.Errorf("the client that waited got %q, %v", text, err)
+	}
+}
+
+// A root inside a storage of Proxmox VE is refused before anything is done, by -check too.
+func TestRootInsideStorage(t *testing.T) {
+	dir := t.TempDir()
+	storages := filepath.Join(dir, "storage.cfg")
+	file := filepath.Join(dir, "snapshotter.toml")
+	if err := errors.Join(os.WriteFile(storages, []byte("zfspool: local-zfs\n\tpool rpool/data\n"), 0o600),
+		os.WriteFile(file, []byte("version = 1\nroot = \"rpool/data/pvelxc\"\n"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	defer func(old string) { storageFile = old }(storageFile)
+	storageFile = storages
+	for _, args := range [][]string{{"-config", file, "-check"}, {"-config", file, "-recover"}, {"-config", file}} {
+		if err := run(t.Context(), args, io.Discard); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "local-zfs") {
+			t.Errorf("%q: %v", args, err)
+		}
+	}
 }
 
 // The configuration that ships is valid, and its comments tell the defaults.

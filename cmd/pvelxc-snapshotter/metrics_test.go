@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -20,7 +21,7 @@ import (
 )
 
 // full are the metrics of a daemon on a model.
-func full(t *testing.T, state string) (*metrics, *snapshotter.Snapshotter, *fake.Backend) {
+func full(t *testing.T, state, proc string) (*metrics, *snapshotter.Snapshotter, *fake.Backend) {
 	t.Helper()
 	raw, err := fake.New(t.TempDir(), "tank")
 	if err != nil {
@@ -35,11 +36,22 @@ func full(t *testing.T, state string) (*metrics, *snapshotter.Snapshotter, *fake
 	t.Cleanup(func() { sn.Close() })
 	m.count(sn.Stats(), raw)
 	m.registry.MustRegister(&inventory{
-		counts: sn.Counts, proc: t.TempDir(),
+		counts: sn.Counts, proc: proc,
 		root: func(ctx context.Context) (zfs.Info, error) { return raw.Stat(ctx, "tank/pvelxc") },
 		pool: func() (string, error) { return state, nil },
 	})
 	return m, sn, raw
+}
+
+// process is one in a /proc, in a mount namespace of its own that has one mount.
+func process(t *testing.T, proc, pid, command, mountinfo string) {
+	t.Helper()
+	dir := filepath.Join(proc, pid)
+	err := errors.Join(os.MkdirAll(dir+"/ns", 0o755), os.Symlink("mnt:["+pid+"]", dir+"/ns/mnt"), os.WriteFile(dir+"/comm", []byte(command+"\n"), 0o600),
+		os.WriteFile(dir+"/mountinfo", []byte(mountinfo+"\n"), 0o600))
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // gather gives the metrics by name.
@@ -65,7 +77,8 @@ func value(f *dto.MetricFamily) float64 {
 
 // What the metrics tell is what was done.
 func TestMetrics(t *testing.T) {
-	m, sn, b := full(t, "ONLINE")
+	proc := t.TempDir()
+	m, sn, b := full(t, "ONLINE", proc)
 	ctx := t.Context()
 	start := value(gather(t, m)[prefix+"txg_waits_total"])
 	if start != 4 {
@@ -114,7 +127,22 @@ func TestMetrics(t *testing.T) {
 	if err := sn.Cleanup(ctx); err != nil {
 		t.Fatal(err)
 	}
+	c, err := sn.Counts(ctx)
+	if err != nil || len(c.Busy) != 1 {
+		t.Fatalf("busy: %v, %v", c.Busy, err)
+	}
+	process(t, proc, "1", "systemd", "30 1 0:40 / /home rw - zfs tank/home rw")
+	process(t, proc, "4711", "backup", "31 1 0:41 / /mnt/root\\040fs rw - zfs "+c.Busy[0]+" rw")
 	all := gather(t, m)
+	holder := all[prefix+"busy_holder_info"]
+	if value(holder) != 1 {
+		t.Fatalf("holders: %v", holder)
+	}
+	for _, l := range holder.GetMetric()[0].GetLabel() {
+		if want := map[string]string{"dataset": c.Busy[0], "pid": "4711", "command": "backup"}[l.GetName()]; l.GetValue() != want {
+			t.Errorf("holder's %s is %q, want %q", l.GetName(), l.GetValue(), want)
+		}
+	}
 	for name, want := range map[string]float64{
 		"snapshots": 1, "datasets": 1, "spare_clones": 0, "tombstones": 1, "tombstones_busy": 1, "execs_total": 0, "pool_healthy": 1,
 		"pool_available_bytes": 1 << 40, "leases_total": 0, "warm_hits_total": 0,
@@ -138,7 +166,7 @@ func TestMetrics(t *testing.T) {
 
 // A pool that does not answer keeps nobody waiting: ZFS is not asked.
 func TestMetricsOfASuspendedPool(t *testing.T) {
-	m, _, b := full(t, "SUSPENDED")
+	m, _, b := full(t, "SUSPENDED", t.TempDir())
 	b.Inject(func(op, name string) error {
 		t.Errorf("%s %s", op, name)
 		return errors.ErrUnsupported
@@ -151,7 +179,7 @@ func TestMetricsOfASuspendedPool(t *testing.T) {
 
 // The alerts and the dashboard ask for metrics and labels that there are.
 func TestDashboards(t *testing.T) {
-	m, _, _ := full(t, "ONLINE")
+	m, _, _ := full(t, "ONLINE", t.TempDir())
 	m.observe("commit", time.Second, nil)
 	all := gather(t, m)
 	known := []string{prefix + "busy_holder_info"}

@@ -1,10 +1,14 @@
 package service_test
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -12,10 +16,15 @@ import (
 	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/core/snapshots/proxy"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/sirupsen/logrus"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
 
 	"github.com/pvelxc/pvelxc/snapshotter"
 	"github.com/pvelxc/pvelxc/snapshotter/garbage"
@@ -138,5 +147,34 @@ func TestServe(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Errorf("serve: %v", err)
+	}
+}
+
+// A failure that is nobody's fault but ours or the pool's is a line with what was asked, by whom and for what; one that is
+// the client's is not.
+func TestLoggedFields(t *testing.T) {
+	var out bytes.Buffer
+	logger := logrus.New()
+	logger.SetOutput(&out)
+	logger.SetFormatter(&logrus.JSONFormatter{})
+	ctx := namespaces.WithNamespace(log.WithLogger(t.Context(), logrus.NewEntry(logger)), "moon")
+	for _, err := range []error{status.Error(codes.ResourceExhausted, "no space left"), status.Error(codes.NotFound, "no such parent"), nil} {
+		_, got := service.Logged(ctx, &snapshotsapi.PrepareSnapshotRequest{Key: "moon/1/c"}, &grpc.UnaryServerInfo{FullMethod: "/snapshots/Prepare"},
+			func(context.Context, any) (any, error) { return nil, err })
+		if !errors.Is(got, err) {
+			t.Errorf("%v became %v", err, got)
+		}
+	}
+	var line map[string]any
+	if err := json.Unmarshal(out.Bytes(), &line); err != nil {
+		t.Fatalf("not one line: %v\n%s", err, &out)
+	}
+	for key, want := range map[string]string{"level": "warning", "namespace": "moon", "key": "moon/1/c", "method": "/snapshots/Prepare"} {
+		if line[key] != want {
+			t.Errorf("%s is %v, want %s", key, line[key], want)
+		}
+	}
+	if text, _ := line["error"].(string); !strings.Contains(text, "no space left") || line["took"] == nil {
+		t.Errorf("%v", line)
 	}
 }

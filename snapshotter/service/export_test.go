@@ -1,0 +1,4 @@
+package service
+
+// Logged is the interceptor of requests.
+var Logged = logged
