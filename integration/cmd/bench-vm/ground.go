@@ -16,6 +16,7 @@ import (
 	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/core/snapshots/proxy"
+	"github.com/containerd/errdefs"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 )
@@ -67,6 +68,8 @@ type ground struct {
 	mounts   []string
 	n        int
 	timeout  []byte
+	// verbose has ours log all it does, which is shown when it ends.
+	verbose bool
 }
 
 func command(name string, args ...string) error {
@@ -121,6 +124,9 @@ func (g *ground) stop() error {
 		if e := s.cmd.Process.Signal(syscall.SIGTERM); e == nil {
 			_ = s.cmd.Wait() // how it ends is not what is measured
 		}
+		if raw, e := os.ReadFile(filepath.Join(g.dir, s.id, "log")); e == nil && g.verbose {
+			fmt.Fprintf(os.Stderr, "%s:\n%s", s.name, raw)
+		}
 		// What ours leaves mounted for the kubelet.
 		if exports := filepath.Join(g.dir, s.id, "state", "exports"); s.name == ours || s.name == cold {
 			err = errors.Join(err, command("umount", exports))
@@ -167,8 +173,12 @@ func (g *ground) start(b *bench, counting bool, names ...string) error {
 			if name == cold {
 				warm = 0
 			}
-			config := fmt.Sprintf("version = 1\nroot = %q\nstate = %q\naddress = %q\nwarm_clones = %d\ncontainerd = %q\n",
-				pool+"/"+id, dir+"/state", socket, warm, filepath.Join(g.dir, "containerd.sock"))
+			level := "info"
+			if g.verbose {
+				level = "debug"
+			}
+			config := fmt.Sprintf("version = 1\nroot = %q\nstate = %q\naddress = %q\nwarm_clones = %d\ncontainerd = %q\nlog_level = %q\n",
+				pool+"/"+id, dir+"/state", socket, warm, filepath.Join(g.dir, "containerd.sock"), level)
 			if err := os.WriteFile(dir+"/config.toml", []byte(config), 0o600); err != nil {
 				return err
 			}
@@ -207,7 +217,8 @@ func (g *ground) start(b *bench, counting bool, names ...string) error {
 		g.subjects = append(g.subjects, s)
 		for end := time.Now().Add(2 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
 			err := s.Walk(b.ctx, func(_ ctx, _ snapshots.Info) error { return nil })
-			if err == nil {
+			// On an empty database containerd/zfs has no bucket to walk through, and says so.
+			if err == nil || errdefs.IsNotFound(err) {
 				break
 			}
 			if time.Now().After(end) {

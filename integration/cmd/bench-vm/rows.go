@@ -313,7 +313,7 @@ func (b *bench) density() error {
 	if err != nil {
 		return err
 	}
-	name := fmt.Sprintf("%d containers of a 10-layer image", b.containers)
+	name := thousands(b.containers) + " containers of a 10-layer image"
 	// Less the one above ours.
 	b.rows = append(b.rows, newRow(name+": datasets", "datasets", map[string]float64{ours: float64(strings.Count(string(out), "\n") - 1)}),
 		newRow(name+": op p50 to that at 10", "ratio", map[string]float64{ours: median(many) / median(few)}))
@@ -330,7 +330,7 @@ func (b *bench) density() error {
 	if err := s.cleanup(b); err != nil {
 		return err
 	}
-	b.rows = append(b.rows, newRow(fmt.Sprintf("destroy %d", gone), "txgs", map[string]float64{ours: float64(txg() - start)}))
+	b.rows = append(b.rows, newRow("destroy "+thousands(gone), "txgs", map[string]float64{ours: float64(txg() - start)}))
 	return errors.Join(b.g.quiet(false), b.g.stop())
 }
 
