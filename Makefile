@@ -87,9 +87,10 @@ bench-admin: deps ## measure what pvelxc list and doctor cost with many containe
 	@$(PEERS) containerd runc
 	@PVELXC_ADMIN_CONTAINERS=$(or $(CONTAINERS),500) $(INTEGRATION) test ./admin -run TestListCost -v -count=1 -timeout 30m
 
-test-k8s: deps ## a kubelet and a control plane on our handler; builds Kubernetes the first time, which takes long
+test-k8s: ## a kubelet and a control plane on our handler; builds Kubernetes the first time, which takes long
+	@dist/dev/deps.sh k8s
 	@$(MAKE) --no-print-directory go c
-	@$(PEERS) containerd runc etcd kubernetes
+	@$(PEERS) containerd runc k8s
 	@$(INTEGRATION) test -tags k8s -count=1 -timeout 30m -v ./k8s
 
 test-pods: deps ## sixty pods come and go, on runc and on ours, and nothing is left

@@ -2,12 +2,13 @@
 # Installs the Debian packages that building, testing and the demo need, on Debian 12 or 13 as root.
 # Asks dpkg first, so it costs a few milliseconds once everything is there.
 #
-#   dist/dev/deps.sh [build|run|test|package]   build: what make build needs; run: make demo too; test: everything;
-#   package: what make packages, release and test-packages need
+#   dist/dev/deps.sh [build|run|test|k8s|package]   build: what make build needs; run: make demo too; test: everything;
+#   k8s: what make test-k8s needs; package: what make packages, release and test-packages need
 set -euo pipefail
 
 readonly BUILD=(gcc libc6-dev pkg-config lxc-dev libseccomp-dev)
 readonly RUN=(lxc busybox-static runc iproute2 procps mount ca-certificates)
+readonly K8S=(ipset)
 readonly PACKAGE=(gcc-aarch64-linux-gnu lintian debootstrap apparmor xz-utils jq)
 readonly TEST=(crun containernetworking-plugins iptables tini valgrind
 	make libprotobuf-c-dev libprotobuf-dev protobuf-c-compiler protobuf-compiler libnl-3-dev libnet1-dev libcap-dev libbsd-dev uuid-dev python3)
@@ -34,8 +35,9 @@ case ${1:-test} in
 build) want=("${BUILD[@]}") ;;
 run) want=("${BUILD[@]}" "${RUN[@]}") ;;
 test) want=("${BUILD[@]}" "${RUN[@]}" "${TEST[@]}") ;;
+k8s) want=("${BUILD[@]}" "${RUN[@]}" "${TEST[@]}" "${K8S[@]}") ;;
 package) want=("${BUILD[@]}" "${PACKAGE[@]}") ;;
-*) fail "unknown set $1" "build, run, test or package" ;;
+*) fail "unknown set $1" "build, run, test, k8s or package" ;;
 esac
 
 command -v dpkg-query >/dev/null || fail "this is not a Debian system" "install the equivalents of: ${want[*]}"

@@ -20,14 +20,24 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"golang.org/x/sys/unix"
+	core "k8s.io/api/core/v1"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
 	"github.com/pvelxc/pvelxc/integration/daemon"
 	"github.com/pvelxc/pvelxc/integration/harness"
+	"github.com/pvelxc/pvelxc/integration/image"
+	"github.com/pvelxc/pvelxc/integration/node"
 )
 
 const (
 	server = "https://192.168.99.1:6443"
 	token  = "of-the-test"
 )
+
+// roomFor is how much memory a node gives to its pods: it evicts the greediest when they have used half of it.
+const roomFor = 2 << 30
 
 const kubeconfig = `apiVersion: v1
 kind: Config
@@ -40,6 +50,7 @@ current-context: d
 // cluster is a control plane and its one node.
 type cluster struct {
 	*kubelet
+	config string // of its clients
 }
 
 // startCluster runs etcd, the API server, the controllers, the scheduler and a kubelet.
@@ -74,18 +85,67 @@ func startCluster(t *testing.T) *cluster {
 	pki := filepath.Join(dir, "pki")
 	run(t, dir, program("kube-apiserver"), "--etcd-servers=http://127.0.0.1:2379", "--service-cluster-ip-range=10.96.0.0/16", "--cert-dir="+pki, "--token-auth-file="+tokens,
 		"--authorization-mode=AlwaysAllow", "--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file="+key,
-		"--service-account-signing-key-file="+key, "--advertise-address=192.168.99.1", "--allow-privileged=true")
-	c := &cluster{&kubelet{t: t}}
+		"--service-account-signing-key-file="+key, "--advertise-address=192.168.99.1", "--allow-privileged=true", "--kubelet-preferred-address-types=InternalIP")
+	c := &cluster{&kubelet{t: t}, config}
 	c.eventually("the API server", func() error { _, err := c.api(http.MethodGet, "/readyz", "", nil); return err })
 	run(t, dir, program("kube-controller-manager"), "--kubeconfig="+config, "--service-account-private-key-file="+key, "--root-ca-file="+filepath.Join(pki, "apiserver.crt"),
 		"--use-service-account-credentials=false", "--leader-elect=false", "--bind-address=127.0.0.1", "--cert-dir="+pki)
 	run(t, dir, program("kube-scheduler"), "--kubeconfig="+config, "--leader-elect=false", "--bind-address=127.0.0.1", "--cert-dir="+pki)
-	c.kubelet = start(t, "", "--kubeconfig="+config, "--node-ip=192.168.99.1")
+	// A bridge's frames pass the rules of iptables, as on every node whose services and policies are made of them.
+	for path, value := range map[string]string{"net/bridge/bridge-nf-call-iptables": "1", "net/ipv4/ip_forward": "1"} {
+		if err := os.WriteFile(filepath.Join("/proc/sys", path), []byte(value), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.kubelet = start(t, settings{crowded(t), []string{"--kubeconfig=" + config, "--node-ip=192.168.99.1"}, harness.Runc})
 	c.eventually("the node", func() error {
 		return c.says("/api/v1/nodes/node", `"type":"Ready","status":"True"`, `"reason":"KubeletReady"`)
 	})
 	c.eventually("the default service account", func() error { return c.says("/api/v1/namespaces/default/serviceaccounts/default", `"name":"default"`) })
+	run(t, dir, program("kube-proxy"), "--kubeconfig="+config, "--hostname-override=node", "--proxy-mode=iptables", "--conntrack-max-per-core=0",
+		"--conntrack-tcp-timeout-established=0", "--conntrack-tcp-timeout-close-wait=0", "--metrics-bind-address=127.0.0.1:10249", "--healthz-bind-address=127.0.0.1:10256")
+	run(t, dir, program("policy"), config, "node")
+	c.alias("docker.io/library/busybox:1.37")
 	return c
+}
+
+// crowded is the configuration of a kubelet that has little memory for pods, on a machine of any size, and that
+// tells pods the name server's address.
+func crowded(t *testing.T) string {
+	t.Helper()
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		t.Fatal(err)
+	}
+	reserved := info.Totalram*uint64(info.Unit) - roomFor
+	return fmt.Sprintf(`enforceNodeAllocatable: [pods]
+kubeReserved: {memory: "%d"}
+evictionHard: {memory.available: "%d"}
+evictionPressureTransitionPeriod: 1s
+clusterDNS: [%s]
+clusterDomain: cluster.local
+`, reserved, roomFor/2, nameServer)
+}
+
+// alias gives the test image a name that samples use.
+func (c *cluster) alias(name string) {
+	c.t.Helper()
+	ctx := namespaces.WithNamespace(c.t.Context(), node.Namespace)
+	img, err := c.Client.ImageService().Get(ctx, image.Busybox)
+	if err == nil {
+		img.Name = name
+		_, err = c.Client.ImageService().Create(ctx, img)
+	}
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.eventually("the image "+name, func() error {
+		status, err := c.Images.ImageStatus(ctx, &cri.ImageStatusRequest{Image: &cri.ImageSpec{Image: name}})
+		if err == nil && status.Image == nil {
+			err = fmt.Errorf("CRI does not know it")
+		}
+		return err
+	})
 }
 
 // run runs a program until the end of the test.
@@ -162,158 +222,109 @@ func (c *cluster) says(path string, texts ...string) error {
 	return nil
 }
 
-// paths of the kinds that are applied.
+// paths of the kinds that are asked about.
 var paths = map[string]string{
-	"RuntimeClass":     "/apis/node.k8s.io/v1/runtimeclasses",
-	"Pod":              "/api/v1/namespaces/default/pods",
-	"Service":          "/api/v1/namespaces/default/services",
-	"PersistentVolume": "/api/v1/persistentvolumes",
-	"StatefulSet":      "/apis/apps/v1/namespaces/default/statefulsets",
-	"Deployment":       "/apis/apps/v1/namespaces/default/deployments",
-	"DaemonSet":        "/apis/apps/v1/namespaces/default/daemonsets",
-	"Job":              "/apis/batch/v1/namespaces/default/jobs",
+	"Pod":         "/api/v1/namespaces/default/pods",
+	"StatefulSet": "/apis/apps/v1/namespaces/default/statefulsets",
+	"Deployment":  "/apis/apps/v1/namespaces/default/deployments",
+	"DaemonSet":   "/apis/apps/v1/namespaces/default/daemonsets",
+	"Job":         "/apis/batch/v1/namespaces/default/jobs",
 }
 
-// apply creates the objects of a manifest, with the image that there is.
-func (c *cluster) apply(manifest string) {
-	c.t.Helper()
-	manifest = strings.ReplaceAll(manifest, "image: busybox:1.37", "image: pvelxc.test/busybox:latest\n          imagePullPolicy: Never")
-	for object := range strings.SplitSeq(manifest, "\n---\n") {
-		kind := ""
-		for line := range strings.Lines(object) {
-			if rest, ok := strings.CutPrefix(line, "kind: "); ok {
-				kind = strings.TrimSpace(rest)
-			}
-		}
-		if _, err := c.api(http.MethodPost, paths[kind], "application/yaml", []byte(object)); err != nil {
-			c.t.Fatal(err)
-		}
+// kubectl runs kubectl, and returns what it prints.
+func (c *cluster) kubectl(args ...string) (string, error) {
+	return c.kubectlWith("", args...)
+}
+
+func (c *cluster) kubectlWith(input string, args ...string) (string, error) {
+	cmd := c.kubectlCommand(args...)
+	cmd.Stdin = strings.NewReader(input)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		err = fmt.Errorf("kubectl %s: %w: %s", strings.Join(args, " "), err, stderr.String())
 	}
+	return strings.TrimSpace(string(out)), err
 }
 
-// sample applies a file of dist/k8s.
-func (c *cluster) sample(name string) {
+func (c *cluster) kubectlCommand(args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(c.t.Context(), program("kubectl"), append([]string{"--kubeconfig=" + c.config, "--cache-dir=" + filepath.Join(c.dir, "kubectl")}, args...)...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	return cmd
+}
+
+// must runs kubectl, which must succeed.
+func (c *cluster) must(args ...string) string {
 	c.t.Helper()
-	text, err := os.ReadFile(filepath.Join("../../dist/k8s", name))
+	out, err := c.kubectl(args...)
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	manifest := string(text)
-	if name == "pod.yaml" { // its image is less deep
-		manifest = strings.ReplaceAll(manifest, "image: busybox:1.37", "image: pvelxc.test/busybox:latest\n      imagePullPolicy: Never")
-	}
-	c.apply(manifest)
+	return out
 }
 
-func (c *cluster) delete(path string) {
+// apply makes the objects of a manifest.
+func (c *cluster) apply(manifest string) {
 	c.t.Helper()
-	if _, err := c.api(http.MethodDelete, path+"?propagationPolicy=Foreground", "", nil); err != nil {
+	if _, err := c.kubectlWith(manifest, "apply", "-f", "-"); err != nil {
 		c.t.Fatal(err)
 	}
-	c.eventually("deletion of "+path, func() error {
-		_, err := c.api(http.MethodGet, path, "", nil)
-		if err == nil {
-			return fmt.Errorf("it is there")
+}
+
+// sample applies a file of dist/k8s, as it is.
+func (c *cluster) sample(name string) {
+	c.t.Helper()
+	c.must("apply", "-f", filepath.Join("../../dist/k8s", name))
+}
+
+// object reads one from the API server.
+func (c *cluster) object(path string, into any) error {
+	data, err := c.api(http.MethodGet, path, "", nil)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal([]byte(data), into)
+}
+
+// until waits until a pod is as it should be.
+func (c *cluster) until(name, what string, is func(*core.Pod) bool) *core.Pod {
+	c.t.Helper()
+	var pod core.Pod
+	c.eventually("pod "+name+", "+what, func() error {
+		pod = core.Pod{}
+		err := c.object(paths["Pod"]+"/"+name, &pod)
+		if err == nil && !is(&pod) {
+			status, _ := json.Marshal(pod.Status)
+			err = fmt.Errorf("it is %s", status)
 		}
-		if strings.Contains(err.Error(), "404") {
-			return nil
+		return err
+	})
+	return &pod
+}
+
+// in runs a shell script in a pod, through kubectl exec.
+func (c *cluster) in(pod, script string) (string, error) {
+	return c.kubectl("exec", pod, "--", "sh", "-c", script)
+}
+
+// answers waits until a pod gets a page from an address.
+func (c *cluster) answers(pod, address, want string) {
+	c.t.Helper()
+	c.eventually(fmt.Sprintf("%s from %s", address, pod), func() error {
+		got, err := c.in(pod, fetch(address))
+		if err == nil && got != want {
+			err = fmt.Errorf("it answers %q, want %q", got, want)
 		}
 		return err
 	})
 }
 
-const deployment = `apiVersion: apps/v1
-kind: %s
-metadata: {name: several}
-spec:
-  selector: {matchLabels: {app: several}}
-  template:
-    metadata: {labels: {app: several}}
-    spec:
-      runtimeClassName: pvelxc
-      terminationGracePeriodSeconds: 1
-      containers:
-        - name: c
-          image: busybox:1.37
-          command: [sleep, "100000"]
-`
+// fetch is a script that prints a page, or fails within seconds.
+func fetch(address string) string { return "timeout 3 wget -q -O - http://" + address }
 
-const job = `apiVersion: batch/v1
-kind: Job
-metadata: {name: once}
-spec:
-  completions: 4
-  parallelism: 2
-  template:
-    spec:
-      runtimeClassName: pvelxc
-      restartPolicy: Never
-      containers:
-        - name: c
-          image: busybox:1.37
-          command: [sh, -c, "test -s /var/run/secrets/kubernetes.io/serviceaccount/token"]
-`
-
-const volume = `apiVersion: v1
-kind: PersistentVolume
-metadata: {name: v%d}
-spec:
-  capacity: {storage: 1Gi}
-  accessModes: [ReadWriteOnce]
-  hostPath: {path: %s, type: DirectoryOrCreate}
-`
-
-// TestCluster: the workloads of a cluster, with the samples of dist/k8s.
-func TestCluster(t *testing.T) {
-	c := startCluster(t)
-	c.sample("runtimeclass.yaml")
-	t.Run("a Deployment and a DaemonSet", func(t *testing.T) {
-		c.t = t
-		c.apply(strings.Replace(fmt.Sprintf(deployment, "Deployment"), "spec:\n", "spec:\n  replicas: 3\n", 1))
-		c.eventually("three replicas", func() error { return c.says(paths["Deployment"]+"/several", `"availableReplicas":3`) })
-		c.delete(paths["Deployment"] + "/several")
-		c.apply(fmt.Sprintf(deployment, "DaemonSet"))
-		c.eventually("one on the node", func() error { return c.says(paths["DaemonSet"]+"/several", `"numberReady":1`) })
-		c.delete(paths["DaemonSet"] + "/several")
-	})
-	t.Run("a Job", func(t *testing.T) {
-		c.t = t
-		c.apply(job)
-		c.eventually("four completions", func() error { return c.says(paths["Job"]+"/once", `"succeeded":4`) })
-		c.delete(paths["Job"] + "/once")
-	})
-	t.Run("a StatefulSet with volumes", func(t *testing.T) {
-		c.t = t
-		for i := range 3 {
-			c.apply(fmt.Sprintf(volume, i, filepath.Join(harness.Work, "volumes", fmt.Sprint(i))))
-		}
-		c.sample("statefulset.yaml")
-		c.eventually("three replicas", func() error { return c.says(paths["StatefulSet"]+"/web", `"readyReplicas":3`) })
-		c.eventually("their names", func() error {
-			return c.says("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", `"hostname":"web-0"`, `"hostname":"web-1"`, `"hostname":"web-2"`)
-		})
-		c.delete(paths["StatefulSet"] + "/web")
-	})
-	t.Run("the sample pod, resized in place, with an ephemeral container", func(t *testing.T) {
-		c.t = t
-		c.sample("pod.yaml")
-		hello := paths["Pod"] + "/hello"
-		c.eventually("the pod", func() error { return c.says(hello, `"ready":true`) })
-		if _, err := c.api(http.MethodPatch, hello+"/resize", "application/strategic-merge-patch+json",
-			[]byte(`{"spec":{"containers":[{"name":"web","resources":{"limits":{"memory":"96Mi","cpu":"500m"},"requests":{"memory":"96Mi","cpu":"500m"}}}]}}`)); err != nil {
-			t.Fatal(err)
-		}
-		c.eventually("the new size", func() error {
-			return c.says(hello, `"allocatedResources":{"cpu":"500m","memory":"96Mi"},"resources":{"limits":{"cpu":"500m","memory":"96Mi"}`, `"restartCount":0`)
-		})
-		if _, err := c.api(http.MethodPatch, hello+"/ephemeralcontainers", "application/strategic-merge-patch+json",
-			[]byte(`{"spec":{"ephemeralContainers":[{"name":"debug","image":"pvelxc.test/busybox:latest","imagePullPolicy":"Never","targetContainerName":"web","command":["sh","-c","ps | grep -q httpd && sleep 100000"]}]}}`)); err != nil {
-			t.Fatal(err)
-		}
-		c.eventually("the ephemeral container", func() error {
-			return c.says(hello, `"ephemeralContainerStatuses":[{"name":"debug","state":{"running":`)
-		})
-		c.delete(hello)
-	})
-	c.t = t
+// remove deletes an object, such as "pod/hello", and waits until it is gone with all that it owns.
+func (c *cluster) remove(name string) {
+	c.t.Helper()
+	c.must("delete", name, "--cascade=foreground", "--timeout="+patience.String())
 }

@@ -1,6 +1,6 @@
 //go:build k8s
 
-// Package k8s runs Kubernetes on containerd with our handler as the default: a kubelet with static pods, and
+// Package k8s runs Kubernetes on containerd: a kubelet with static pods, and
 // one with a control plane, all on loopback and in namespaces. It is not part of make test, because
 // Kubernetes takes long to build. make test-k8s runs it.
 package k8s
@@ -38,7 +38,7 @@ const patience = 4 * time.Minute
 
 const config = `apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
-address: 127.0.0.1
+address: 0.0.0.0
 port: 10250
 healthzPort: 0
 authentication: {anonymous: {enabled: true}, webhook: {enabled: false}}
@@ -49,8 +49,6 @@ containerRuntimeEndpoint: unix://%[2]s
 cgroupDriver: cgroupfs
 cgroupRoot: %[3]s
 cgroupsPerQOS: true
-enforceNodeAllocatable: []
-evictionHard: {}
 failSwapOn: false
 failCgroupV1: false
 makeIPTablesUtilChains: false
@@ -62,6 +60,11 @@ crashLoopBackOff: {maxContainerRestartPeriod: 5s}
 featureGates: {KubeletCrashLoopBackOffMax: true}
 %[4]s`
 
+// roomy is the configuration of a kubelet that never evicts a pod.
+const roomy = `enforceNodeAllocatable: []
+evictionHard: {}
+`
+
 // kubelet is a running kubelet.
 type kubelet struct {
 	*node.Node
@@ -72,11 +75,25 @@ type kubelet struct {
 	log  *harness.Buffer
 }
 
-// program is the path of one of Kubernetes' programs.
-func program(name string) string { return filepath.Join(daemon.Peers(), "kubernetes-1.37.2", name) }
+// programs are Kubernetes' and what belongs to it: the directory of each.
+var programs = map[string]string{
+	"kubelet": "kubernetes-1.37.2", "kube-apiserver": "kubernetes-1.37.2", "kube-controller-manager": "kubernetes-1.37.2",
+	"kube-scheduler": "kubernetes-1.37.2", "kube-proxy": "kubernetes-tools-1.37.2", "kubectl": "kubernetes-tools-1.37.2",
+	"etcd": "etcd", "coredns": "coredns-1.15.0", "policy": "policy-2.1.0",
+}
 
-// start runs a kubelet beside a containerd whose default handler is ours. extra are lines of its configuration.
-func start(t *testing.T, extra string, args ...string) *kubelet {
+// program is the path of one of them.
+func program(name string) string { return filepath.Join(daemon.Peers(), programs[name], name) }
+
+// settings of a kubelet: lines of its configuration, arguments, and the runtime of pods that name none.
+type settings struct {
+	config   string
+	args     []string
+	fallback harness.Runtime
+}
+
+// start runs a kubelet beside a containerd.
+func start(t *testing.T, s settings) *kubelet {
 	t.Helper()
 	harness.NeedsRoot(t)
 	dir := filepath.Join(harness.Work, "kubelet")
@@ -92,7 +109,11 @@ func start(t *testing.T, extra string, args ...string) *kubelet {
 	if err := unix.Mount("", dir, "", unix.MS_SHARED, ""); err != nil {
 		t.Fatal(err)
 	}
-	n, err := node.Start(t.Context(), filepath.Join(harness.Work, "node"), daemon.Containerd2, func(c *daemon.CRI) { slices.Reverse(c.Handlers) })
+	n, err := node.Start(t.Context(), filepath.Join(harness.Work, "node"), daemon.Containerd2, func(c *daemon.CRI) {
+		if c.Handlers[0].Name != s.fallback.Name {
+			slices.Reverse(c.Handlers)
+		}
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,12 +140,12 @@ func start(t *testing.T, extra string, args ...string) *kubelet {
 		}
 	}
 	path := filepath.Join(dir, "config.yaml")
-	if err := os.WriteFile(path, fmt.Appendf(nil, config, dir, n.Address, root, extra), 0o600); err != nil {
+	if err := os.WriteFile(path, fmt.Appendf(nil, config, dir, n.Address, root, s.config), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	k.args = append([]string{
 		"--config=" + path, "--root-dir=" + filepath.Join(dir, "root"), "--cert-dir=" + filepath.Join(dir, "pki"), "--hostname-override=node", "--v=2",
-	}, args...)
+	}, s.args...)
 	k.run()
 	return k
 }

@@ -206,14 +206,17 @@ func (c *Container) Log() (map[string]string, error) {
 }
 
 // Pid is the process of the container on the host.
-func (c *Container) Pid(ctx context.Context) (int, error) {
-	got, err := c.Pod.node.Runtime.ContainerStatus(ctx, &cri.ContainerStatusRequest{ContainerId: c.ID, Verbose: true})
+func (c *Container) Pid(ctx context.Context) (int, error) { return c.Pod.node.PidOf(ctx, c.ID) }
+
+// PidOf is the process of a container on the host.
+func (n *Node) PidOf(ctx context.Context, id string) (int, error) {
+	got, err := n.Runtime.ContainerStatus(ctx, &cri.ContainerStatusRequest{ContainerId: id, Verbose: true})
 	if err != nil {
-		return 0, fmt.Errorf("status of container %s: %w", c.Config.Metadata.Name, err)
+		return 0, fmt.Errorf("status of container %s: %w", id, err)
 	}
 	var info struct{ Pid int }
 	if err := json.Unmarshal([]byte(got.Info["info"]), &info); err != nil {
-		return 0, fmt.Errorf("status of container %s: %w", c.Config.Metadata.Name, err)
+		return 0, fmt.Errorf("status of container %s: %w", id, err)
 	}
 	return info.Pid, nil
 }

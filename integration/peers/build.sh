@@ -4,10 +4,10 @@
 # a .done stamp and is never built again, so an interrupted build starts over and a second run
 # costs nothing.
 #
-#   integration/peers/build.sh [containerd|containerd-1.7|runc|nerdctl|snapshotters|kubernetes|etcd|criu|former|all]...
+#   integration/peers/build.sh [containerd|containerd-1.7|runc|nerdctl|snapshotters|criu|former|all|k8s]...
 #
-# all is without kubernetes, which takes ten minutes of two idle cores, and which make test-k8s alone needs,
-# as it does etcd.
+# k8s is what make test-k8s alone needs: kubernetes, which takes ten minutes of two idle cores, kubernetes-tools,
+# etcd, coredns and policy. all is without it.
 set -euo pipefail
 
 readonly CONTAINERD=v2.4.2 # the current line
@@ -20,6 +20,8 @@ readonly KUBERNETES=v1.37.2
 # and the first form of the state file.
 readonly FORMER=65bb9a144d48289c28100d4564f86aa99e186f07
 readonly ZFS=v2.0.0 # containerd's own snapshotter on ZFS
+readonly COREDNS=v1.15.0
+readonly KUBE_ROUTER=v2.1.0 # the newest that the proxy has
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 peers=$repo/out/peers
@@ -123,8 +125,12 @@ build_criu() {
 
 # Kubernetes' module wants its staging modules beside it, as no version of their own (v0.0.0): a module of
 # our own requires it and replaces them by what was published of them.
-build_kubernetes() {
+build_kubernetes() { kubernetes "$1" kubelet kube-apiserver kube-controller-manager kube-scheduler; }
+build_kubernetes_tools() { kubernetes "$1" kube-proxy kubectl; }
+
+kubernetes() {
 	local out=$1 module=k8s.io/kubernetes command staging
+	shift
 	mkdir mod
 	cd mod
 	go mod init peers/kubernetes 2>/dev/null
@@ -136,12 +142,12 @@ build_kubernetes() {
 	go mod edit -require "$module@$KUBERNETES"
 	{
 		printf '//go:build tools\n\npackage tools\n\nimport (\n'
-		for command in kubelet kube-apiserver kube-controller-manager kube-scheduler; do
+		for command in "$@"; do
 			printf '\t_ "%s/cmd/%s"\n' "$module" "$command"
 		done
 		printf ')\n'
 	} >tools.go
-	for command in kubelet kube-apiserver kube-controller-manager kube-scheduler; do
+	for command in "$@"; do
 		CGO_ENABLED=0 go build -mod=mod -trimpath -ldflags "$LDFLAGS -X k8s.io/component-base/version.gitVersion=$KUBERNETES" \
 			-o "$out/" "$module/cmd/$command"
 	done
@@ -149,20 +155,26 @@ build_kubernetes() {
 	rm -r mod
 }
 
-# The snapshotters that ours is compared with, each served on a socket as ours is.
-build_snapshotters() {
-	local out=$1
+# program NAME OUT MODULE@VERSION...: a program of our own that serves what is in these modules.
+program() {
+	local name=$1 out=$2
+	shift 2
 	mkdir mod
-	cp "$repo/integration/peers/snapshotters/main.go.txt" mod/main.go
+	cp "$repo/integration/peers/$name/main.go.txt" mod/main.go
 	cd mod
-	go mod init peers/snapshotters 2>/dev/null
-	go get "github.com/containerd/zfs/v2@$ZFS" "github.com/containerd/containerd/v2@$CONTAINERD" 2>/dev/null
+	go mod init "peers/$name" 2>/dev/null
+	go get "$@" 2>/dev/null
 	go mod tidy 2>/dev/null
-	CGO_ENABLED=0 go build -trimpath -ldflags "$LDFLAGS" -o "$out/snapshotter" .
+	CGO_ENABLED=0 go build -trimpath -ldflags "$LDFLAGS" -o "$out" .
 	cd ..
 	chmod -R u+w mod
 	rm -r mod
 }
+
+# The snapshotters that ours is compared with, each served on a socket as ours is.
+build_snapshotters() { program snapshotters "$1/snapshotter" "github.com/containerd/zfs/v2@$ZFS" "github.com/containerd/containerd/v2@$CONTAINERD"; }
+build_coredns() { program coredns "$1/coredns" "github.com/coredns/coredns@$COREDNS"; }
+build_policy() { program policy "$1/policy" "github.com/cloudnativelabs/kube-router/v2@$KUBE_ROUTER"; }
 
 # Debian's etcd, taken out of its package: an installed one would run as a service of the machine.
 build_etcd() {
@@ -194,13 +206,17 @@ target() {
 	runc) once "runc-${RUNC#v}" build_runc ;;
 	nerdctl) once "nerdctl-${NERDCTL#v}" build_nerdctl ;;
 	kubernetes) once "kubernetes-${KUBERNETES#v}" build_kubernetes ;;
+	kubernetes-tools) once "kubernetes-tools-${KUBERNETES#v}" build_kubernetes_tools ;;
 	etcd) once etcd build_etcd ;;
+	coredns) once "coredns-${COREDNS#v}" build_coredns ;;
+	policy) once "policy-${KUBE_ROUTER#v}" build_policy ;;
 	snapshotters) once "snapshotters-${ZFS#v}" build_snapshotters ;;
 	criu) once "criu-$CRIU" build_criu ;;
 	former) once pvelxc-former build_former ;;
 	all) for t in containerd runc containerd-1.7 nerdctl snapshotters; do target "$t"; done ;;
+	k8s) for t in kubernetes kubernetes-tools etcd coredns policy; do target "$t"; done ;;
 	*)
-		log "unknown target $1 (hint: containerd, containerd-1.7, runc, nerdctl, snapshotters, kubernetes, etcd, criu, former or all)"
+		log "unknown target $1 (hint: containerd, containerd-1.7, runc, nerdctl, snapshotters, criu, former, all or k8s)"
 		exit 2
 		;;
 	esac
