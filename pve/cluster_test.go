@@ -170,6 +170,33 @@ func TestNoQuorum(t *testing.T) {
 	}
 }
 
+// TestBrokenDatabase: pmxcfs answers and takes nothing any more. Containers start as they do without quorum, and nobody
+// takes it for an outage that ends by itself.
+func TestBrokenDatabase(t *testing.T) {
+	m, _ := cluster(t)
+	before := m.reserve("before")
+	m.mount.SetBroken(true)
+	for op, do := range map[string]func() error{
+		"Reserve":    func() error { _, err := m.Reserve(ctx(t), guest("c1")); return err },
+		"SetRunning": func() error { return m.SetRunning(ctx(t), before) },
+		"Unregister": func() error { return m.Unregister(ctx(t), before) },
+	} {
+		if err := do(); !errors.Is(err, pve.ErrUnreachable) || !errors.Is(err, unix.EIO) || !strings.Contains(err.Error(), "hint: systemctl status pve-cluster") {
+			t.Errorf("%s: %v, want ErrUnreachable", op, err)
+		}
+	}
+	reg, err := m.again(func(r *pve.Registrar) { r.OnNoQuorum = pve.Degrade }).Reserve(ctx(t), guest("c1"))
+	if err != nil || reg.VMID != 0 || !errors.Is(reg.Degraded, unix.EIO) {
+		t.Errorf("on_no_quorum = degrade: %+v, %v", reg, err)
+	}
+	if _, err := os.Lstat(m.note()); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a note of an outage: %v", err)
+	}
+	m.noIntents()
+	m.mount.SetBroken(false)
+	m.check("afterwards", tasks(task(before, true)), "unlocked before")
+}
+
 // TestRestart: pmxcfs goes away and comes back at every step of every operation.
 func TestRestart(t *testing.T) {
 	m, _ := cluster(t)
@@ -224,28 +251,78 @@ func TestRestart(t *testing.T) {
 	}
 }
 
+// TestInterrupted: signals meet every operation at any of its requests, and are no failure. The longest path has ten
+// requests, all of which must go through at once.
+func TestInterrupted(t *testing.T) {
+	a, _ := cluster(t)
+	for _, oneIn := range []int{11, 13, 17, 19, 23} {
+		a.mount.SetInterrupts(oneIn)
+		o := *a.Registrar
+		o.Node = "" // asks for it
+		m := start(t, o, a.mount)
+		reg, err := m.Reserve(ctx(t), guest("c1"))
+		must(t, err)
+		m.written(reg.VMID)
+		for name, do := range map[string]func() error{
+			"SetRunning": func() error { return m.SetRunning(ctx(t), reg) },
+			"Update": func() error {
+				return m.Update(ctx(t), reg, guest("").Limits, pve.Limits{Memory: 32 << 20})
+			},
+			"Find":      func() error { _, err := m.Find(ctx(t), reg.VMID); return err },
+			"List":      func() error { _, err := m.List(ctx(t), true); return err },
+			"Reconcile": func() error { _, err := m.Reconcile(ctx(t), tasks(task(reg, true))); return err },
+		} {
+			if err := do(); err != nil {
+				t.Errorf("one in %d: %s: %v", oneIn, name, err)
+			}
+		}
+		// Moved, it is found on the other node; removed, it is written again.
+		a.mount.SetInterrupts(0)
+		must(t, os.Rename(m.path(reg.VMID), m.pathOn("n2", reg.VMID)))
+		a.mount.SetInterrupts(oneIn)
+		m.check(fmt.Sprint("moved, one in ", oneIn), tasks(task(reg, true)), "returned c1")
+		a.mount.SetInterrupts(0)
+		must(t, os.Remove(m.path(reg.VMID)))
+		a.mount.SetInterrupts(oneIn)
+		m.check(fmt.Sprint("lost, one in ", oneIn), tasks(task(reg, true)), "restored c1")
+		if err := m.Unregister(ctx(t), reg); err != nil {
+			t.Errorf("one in %d: Unregister: %v", oneIn, err)
+		}
+		a.mount.SetInterrupts(0)
+		if left := m.confs(); left != "" {
+			t.Errorf("one in %d: left in the directory: %s", oneIn, left)
+		}
+		m.noIntents()
+	}
+}
+
 // TestGone: pmxcfs does not come back.
 func TestGone(t *testing.T) {
 	m, _ := cluster(t)
 	reg := m.reserve("c1")
-	m = m.again(brief)
-	check := func(state string) {
+	check := func(state string, prepare func()) {
 		t.Helper()
-		for op, do := range map[string]func() error{
-			"Reserve":    func() error { _, err := m.Reserve(ctx(t), guest("c2")); return err },
-			"SetRunning": func() error { return m.SetRunning(ctx(t), reg) },
-			"Unregister": func() error { return m.Unregister(ctx(t), reg) },
-			"List":       func() error { _, err := m.List(ctx(t), true); return err },
-			"Reconcile":  func() error { _, err := m.Reconcile(ctx(t), tasks()); return err },
-			"Find":       func() error { _, err := m.Find(context.Background(), reg.VMID); return err },
-		} {
-			if err := do(); !errors.Is(err, pve.ErrUnreachable) || !errdefs.IsUnavailable(err) || errors.Is(err, pve.ErrNotRegistered) {
+		// Each finds out for itself: no note of another's speaks for the cluster.
+		alone := map[string]*machine{}
+		ops := map[string]func(m *machine) error{
+			"Reserve":    func(m *machine) error { _, err := m.Reserve(ctx(t), guest("c2")); return err },
+			"SetRunning": func(m *machine) error { return m.SetRunning(ctx(t), reg) },
+			"Unregister": func(m *machine) error { return m.Unregister(ctx(t), reg) },
+			"List":       func(m *machine) error { _, err := m.List(ctx(t), true); return err },
+			"Reconcile":  func(m *machine) error { _, err := m.Reconcile(ctx(t), tasks()); return err },
+			"Find":       func(m *machine) error { _, err := m.Find(context.Background(), reg.VMID); return err },
+		}
+		for op := range ops {
+			alone[op] = m.again(func(r *pve.Registrar) { brief(r); r.StateDir = t.TempDir() })
+		}
+		prepare()
+		for op, do := range ops {
+			if err := do(alone[op]); !errors.Is(err, pve.ErrUnreachable) || !errdefs.IsUnavailable(err) || errors.Is(err, pve.ErrNotRegistered) {
 				t.Errorf("%s: %s = %v, want ErrUnreachable", state, op, err)
 			}
 		}
 	}
-	m.mount.Stop()
-	check("not connected")
+	check("not connected", m.mount.Stop)
 	nameless := options(t, m.Root, "")
 	brief(&nameless)
 	if _, err := pve.New(nameless); !errors.Is(err, pve.ErrUnreachable) {
@@ -256,9 +333,8 @@ func TestGone(t *testing.T) {
 		t.Error("the conf was changed")
 	}
 	// Stopped in order, it leaves an empty mount point.
-	must(t, unix.Mount("none", m.Root, "tmpfs", 0, ""))
+	check("not mounted", func() { must(t, unix.Mount("none", m.Root, "tmpfs", 0, "")) })
 	defer func() { must(t, unix.Unmount(m.Root, 0)) }()
-	check("not mounted")
 	if entries, err := os.ReadDir(m.Root); err != nil || len(entries) > 0 {
 		t.Errorf("something was written under the mount point: %v, %v", entries, err)
 	}

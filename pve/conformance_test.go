@@ -40,6 +40,7 @@ func conformance(t *testing.T, machine func(*testing.T) *machine) {
 	t.Run("editor", func(t *testing.T) { editor(t, machine(t)) })
 	t.Run("pct set", func(t *testing.T) { pctSet(t, machine(t)) })
 	t.Run("lock is bounded", func(t *testing.T) { lockIsBounded(t, machine(t)) })
+	t.Run("too big", func(t *testing.T) { tooBig(t, machine(t)) })
 	t.Run("list", func(t *testing.T) { list(t, machine(t)) })
 }
 
@@ -354,6 +355,22 @@ func adminSet(t *testing.T, m *machine, vmid pve.VMID) {
 	if err := errors.Join(os.WriteFile(path+".tmp.1", []byte(theirs.Write()), 0o640), os.Rename(path+".tmp.1", path)); err != nil {
 		t.Error(err)
 	}
+}
+
+// tooBig: a line of ours does not fit beside what an admin wrote, and nothing is lost over it.
+func tooBig(t *testing.T, m *machine) {
+	reg := m.reserve("c1")
+	must(t, m.SetRunning(ctx(t), reg))
+	text := read(t, m.path(reg.VMID))
+	text += "#" + strings.Repeat("x", conf.MaxSize-len(text)-2) + "\n"
+	write(t, m.path(reg.VMID), text)
+	if err := m.SetStopped(ctx(t), reg); !errors.Is(err, pve.ErrTooBig) || !errdefs.IsResourceExhausted(err) || !strings.Contains(err.Error(), "hint: ") {
+		t.Errorf("%v, want ErrTooBig", err)
+	}
+	if got := read(t, m.path(reg.VMID)); got != text || m.confs() != reg.VMID.String()+".conf" {
+		t.Errorf("%d bytes are left of %d; the directory has %s", len(got), len(text), m.confs())
+	}
+	must(t, m.Unregister(ctx(t), reg))
 }
 
 func lockIsBounded(t *testing.T, m *machine) {

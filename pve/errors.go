@@ -23,7 +23,8 @@ func (k *kind) Unwrap() error { return k.class }
 var (
 	// ErrNoQuorum: the cluster is not quorate, so /etc/pve is read-only (ErrUnavailable).
 	ErrNoQuorum error = &kind{"the cluster is not quorate", errdefs.ErrUnavailable}
-	// ErrUnreachable: pmxcfs does not answer or is not mounted (ErrUnavailable).
+	// ErrUnreachable: pmxcfs does not answer, is not mounted, or its database has failed
+	// (ErrUnavailable).
 	ErrUnreachable error = &kind{"the cluster file system does not answer", errdefs.ErrUnavailable}
 	// ErrBusy: another program kept PVE's lock on a conf (ErrUnavailable).
 	ErrBusy error = &kind{"the configuration is locked by another program", errdefs.ErrUnavailable}
@@ -99,7 +100,7 @@ func (r *Registrar) wrap(op string, vmid VMID, err error) error {
 	switch {
 	case errors.Is(err, unix.EACCES) && !r.Local:
 		e.Kind, e.Hint = ErrNoQuorum, "pvecm status; containers go on running, and are registered again by pvelxc gc"
-	case isGone(err):
+	case isGone(err), isBroken(err) && !r.Local:
 		e.Kind, e.Hint = ErrUnreachable, hintUnreachable
 	case errors.Is(err, unix.EFBIG), errors.Is(err, unix.ENOSPC):
 		e.Kind, e.Hint = ErrTooBig, "pvelxc gc, and see what fills /etc/pve"
@@ -110,6 +111,10 @@ func (r *Registrar) wrap(op string, vmid VMID, err error) error {
 }
 
 const hintUnreachable = "systemctl status pve-cluster; pvecm status"
+
+// isBroken reports whether err is what pmxcfs answers every change with once it could not
+// write its database, until it is restarted: its disk is full, say (memdb.c).
+func isBroken(err error) bool { return errors.Is(err, unix.EIO) }
 
 // isGone reports whether err is what a FUSE mount returns whose daemon went away
 // or is on its way back.

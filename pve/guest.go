@@ -135,6 +135,9 @@ func tagList(names ...[]string) string {
 	return strings.Join(tags[:min(len(tags), most)], ";")
 }
 
+// HasImage reports whether a note names an image.
+func HasImage(c *conf.Conf) bool { return strings.Contains(c.Description(), "**image** `") }
+
 // note is Markdown: PVE's UI renders it. Two spaces at the end break a line.
 func note(g Guest) string {
 	var b strings.Builder

@@ -43,8 +43,29 @@ func look(ctx context.Context, t Task) (Guest, bool, error) {
 // keep holds on to a task's conf: on this node, written, with the lock of its state.
 func (p *reconciliation) keep(ctx context.Context, e Entry, t Task) {
 	if e.Node != p.Node {
+		if g, ok := p.elsewhereRuns(ctx, e); ok {
+			p.conflict(e.VMID, e.Owner, fmt.Errorf("node %s has its conf and %s", g.Node, g))
+			return
+		}
 		p.do(Returned, e.VMID, e.Owner, func() error { return p.bringBack(ctx, e) })
 	}
+	p.keepHere(ctx, e, t)
+}
+
+// elsewhereRuns reports whether the cluster says that a moved conf's container runs where
+// the conf is: then it is that node's, and nothing of it is taken.
+func (p *reconciliation) elsewhereRuns(ctx context.Context, e Entry) (Remote, bool) {
+	if p.view.Elsewhere == nil || e.Node == p.Node {
+		return Remote{}, false
+	}
+	g, ok := p.view.Elsewhere(ctx, e.VMID)
+	return g, ok && g.Node == e.Node && g.Status == "running"
+}
+
+// keepHere is keep for a conf on this node.
+func (p *reconciliation) keepHere(ctx context.Context, e Entry, t Task) {
+	reg := Registration{VMID: e.VMID, Namespace: t.Namespace, ID: t.ID}
+	p.describe(ctx, e, t)
 	var action Action
 	switch {
 	case e.unwritten && !p.old(ctx, p.store.path(e.Node, e.VMID)):
@@ -58,7 +79,6 @@ func (p *reconciliation) keep(ctx context.Context, e Entry, t Task) {
 	default:
 		return
 	}
-	reg := Registration{VMID: e.VMID, Namespace: t.Namespace, ID: t.ID}
 	p.do(action, e.VMID, e.Owner, func() error {
 		return p.edit(ctx, string(action), reg, func(c *conf.Conf) error {
 			_, running, err := look(ctx, t)
@@ -69,6 +89,27 @@ func (p *reconciliation) keep(ctx context.Context, e Entry, t Task) {
 				return unlock(c)
 			}
 			return lockCreate(c)
+		})
+	})
+}
+
+// describe gives the image to a note that is as it was written without one.
+func (p *reconciliation) describe(ctx context.Context, e Entry, t Task) {
+	known := Guest{Namespace: t.Namespace, ID: t.ID}
+	plain := note(known)
+	if t.Image == nil || e.unwritten || e.Conf.Description() != plain {
+		return
+	}
+	if known.Image = t.Image(ctx); known.Image == "" {
+		return
+	}
+	reg := Registration{VMID: e.VMID, Namespace: t.Namespace, ID: t.ID}
+	p.do(Described, e.VMID, e.Owner, func() error {
+		return p.edit(ctx, string(Described), reg, func(c *conf.Conf) error {
+			if c.Description() == plain { // else an admin was faster
+				c.SetDescription(note(known))
+			}
+			return nil
 		})
 	})
 }
@@ -98,6 +139,10 @@ func (p *reconciliation) drop(ctx context.Context, e Entry, running bool) {
 	case running:
 		p.report.Changes = append(p.report.Changes, Change{Action: Orphan, VMID: e.VMID, Owner: e.Owner})
 	default:
+		if g, ok := p.elsewhereRuns(ctx, e); ok {
+			p.report.Changes = append(p.report.Changes, Change{Orphan, e.VMID, e.Owner, fmt.Errorf("node %s has %s", g.Node, g)})
+			return
+		}
 		reg := Registration{VMID: e.VMID, Namespace: e.Owner.Namespace, ID: e.Owner.ID}
 		p.do(Removed, e.VMID, e.Owner, func() error { return p.unregister(ctx, reg, e.Digest) })
 	}
@@ -137,7 +182,7 @@ func (p *reconciliation) restore(ctx context.Context, t Task) {
 	case !errors.Is(err, unix.ENOENT):
 		p.report.Changes = append(p.report.Changes, Change{Restored, t.VMID, owner, err})
 	case node != "":
-		p.conflict(t.VMID, owner, fmt.Errorf("node %s has a guest of that VMID", node))
+		p.conflict(t.VMID, owner, fmt.Errorf("node %s has %s of that VMID", node, p.whatIs(ctx, t.VMID)))
 	default:
 		p.do(Restored, t.VMID, owner, func() error { return p.writeAgain(ctx, t) })
 	}
@@ -146,6 +191,16 @@ func (p *reconciliation) restore(ctx context.Context, t Task) {
 func (p *reconciliation) conflict(vmid VMID, owner Owner, cause error) {
 	err := &Error{Op: "register again", VMID: vmid, Kind: ErrForeign, Err: cause, Hint: "the container runs on, unseen by PVE; start it anew for another VMID"}
 	p.report.Changes = append(p.report.Changes, Change{Conflict, vmid, owner, err})
+}
+
+// whatIs describes somebody else's guest as far as anybody knows it.
+func (p *reconciliation) whatIs(ctx context.Context, vmid VMID) string {
+	if p.view.Elsewhere != nil {
+		if g, ok := p.view.Elsewhere(ctx, vmid); ok {
+			return g.String()
+		}
+	}
+	return "a guest"
 }
 
 // find is locate with one reading of the cluster's list for the whole pass. With
@@ -228,6 +283,9 @@ func (p *reconciliation) renderAgain(ctx context.Context, t Task) ([]byte, error
 	g, running, err := look(ctx, t)
 	if err != nil {
 		return nil, err
+	}
+	if g.Image == "" && t.Image != nil {
+		g.Image = t.Image(ctx)
 	}
 	c, err := p.render(g)
 	if err != nil {

@@ -194,8 +194,8 @@ func (r *Registrar) bound(ctx context.Context, op string, vmid VMID, f func(cont
 		}
 		mu.Unlock()
 	}
-	// A caller in a hurry has proved nothing.
-	if errors.Is(err, ErrUnreachable) && ctx.Err() == nil && !answers.Load() {
+	// A caller in a hurry has proved nothing, and a file system whose database failed does answer.
+	if errors.Is(err, ErrUnreachable) && !isBroken(err) && ctx.Err() == nil && !answers.Load() {
 		r.outage().begin()
 	}
 	return err

@@ -16,6 +16,10 @@ type Task struct {
 	VMID VMID
 	// Running tells a started container from one that is created or has exited.
 	Running bool
+	// Image tells what the note lacks of a container that was registered without it: of the
+	// clients CRI alone tells the runtime. It is asked when the note is known to lack it, and
+	// returns "" where nobody knows. Nil for nobody.
+	Image func(context.Context) string
 	// Look looks again, under the lock of the VMID: it is called right before something
 	// is written on the task's behalf, and says what the container is and whether it
 	// runs. It fails with ErrNotFound (errdefs) where the container is being deleted:
@@ -33,8 +37,32 @@ type View struct {
 	Covers func(Owner) bool
 	// Cluster looks for confs that PVE moved to other nodes, too.
 	Cluster bool
+	// Elsewhere tells of a guest on another node what no file does: whether it runs there. ok
+	// is false where nobody knows; what files say holds then. Nil for nobody. It is asked
+	// only of a VMID whose conf is not on this node.
+	Elsewhere func(context.Context, VMID) (g Remote, ok bool)
 	// DryRun reports what would be done.
 	DryRun bool
+}
+
+// Remote is a guest as the cluster sees it.
+type Remote struct {
+	// Node has it.
+	Node string
+	// Type is "lxc" or "qemu".
+	Type string
+	// Status is "running", "stopped", or "unknown" where the node does not answer.
+	Status string
+	Name   string
+}
+
+// String is for messages: `a running virtual machine "db"`.
+func (g Remote) String() string {
+	kind := "container"
+	if g.Type == "qemu" {
+		kind = "virtual machine"
+	}
+	return fmt.Sprintf("a %s %s %.80q", g.Status, kind, g.Name)
 }
 
 // Action is what a reconciliation does about one VMID.
@@ -52,23 +80,29 @@ const (
 	// Locked and Unlocked: the lock follows the task's state.
 	Locked   Action = "locked"
 	Unlocked Action = "unlocked"
+	// Described: the note gained the image.
+	Described Action = "described"
 	// Swept: the remains of a write that a crash interrupted.
 	Swept Action = "swept"
 	// Orphan: a conf without a task whose container still runs.
 	Orphan Action = "orphan"
-	// Conflict: a task's VMID is somebody else's now.
+	// Conflict: a task's VMID is somebody else's now, or runs on another node.
 	Conflict Action = "conflict"
+	// Joined: a container became a member of its pool. Reconcile itself asks no API; who
+	// does adds it to the report.
+	Joined Action = "joined"
 )
 
 // Actions are all of them.
-var Actions = []Action{Removed, Restored, Returned, Locked, Unlocked, Swept, Orphan, Conflict}
+var Actions = []Action{Removed, Restored, Returned, Locked, Unlocked, Described, Swept, Orphan, Conflict, Joined}
 
 // Change is one finding of a reconciliation.
 type Change struct {
 	Action Action
 	VMID   VMID
 	Owner  Owner
-	// Err is why the action failed, and for Conflict whose the VMID is.
+	// Err is why the action failed; for Conflict whose the VMID is, for Orphan where it runs
+	// if not here.
 	Err error
 }
 
@@ -94,7 +128,7 @@ type reconciliation struct {
 // crash, a fencing or an admin's hand. It touches only confs with our marker and
 // this node's name in it, and removes none that is younger than Grace or whose
 // container runs. It goes on after a failure; the error joins those of all
-// changes, Conflict aside.
+// changes, Conflict and Orphan aside.
 func (r *Registrar) Reconcile(ctx context.Context, view View) (report Report, err error) {
 	defer r.observe("reconcile", &err)()
 	// The order is what makes it safe: a task that is missing here was gone after its
@@ -146,7 +180,7 @@ func (r *Registrar) Reconcile(ctx context.Context, view View) (report Report, er
 	slices.SortStableFunc(p.report.Changes, func(a, b Change) int { return cmp.Compare(a.VMID, b.VMID) })
 	errs := []error{ctx.Err()}
 	for _, c := range p.report.Changes {
-		if c.Err != nil && c.Action != Conflict {
+		if c.Err != nil && c.Action != Conflict && c.Action != Orphan {
 			errs = append(errs, fmt.Errorf("reconcile: %w", c.Err))
 		}
 	}

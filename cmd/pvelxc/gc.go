@@ -12,7 +12,6 @@ import (
 	"github.com/pvelxc/pvelxc/internal/doctor"
 	"github.com/pvelxc/pvelxc/internal/garbage"
 	"github.com/pvelxc/pvelxc/internal/host"
-	"github.com/pvelxc/pvelxc/internal/node"
 	"github.com/pvelxc/pvelxc/pve"
 )
 
@@ -29,7 +28,8 @@ func gcCommand() *cobra.Command {
 			"    cgroup     control groups of containers that are gone\n" +
 			"    dataset    datasets and snapshots that the snapshotter has removed or lost; it is asked through its socket\n\n" +
 			"It prints each with the reason and changes nothing, unless with --apply. What is somebody else's, and what runs under a shim, is\n" +
-			"never touched.",
+			"never touched. containerd is asked for images that notes lack, and the API of Proxmox VE, where a token is configured, for what\n" +
+			"runs on other nodes and for pools; without their answers the rest is done.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			conf, err := config.Load()
@@ -39,7 +39,7 @@ func gcCommand() *cobra.Command {
 			out, screen := cmd.OutOrStdout(), screenOf(cmd)
 			show := screen
 			show.quiet = show.quiet || asJSON
-			r, err := collectGarbage(cmd.Context(), conf, apply, newProgress(out, show, 1))
+			r, err := collectGarbage(cmd.Context(), conf, apply, newProgress(out, show, 1), func(err error) { fmt.Fprintln(cmd.ErrOrStderr(), "pvelxc: gc:", err) })
 			if textfile != "" {
 				err = errors.Join(err, writeTextfile(textfile, r, err))
 			}
@@ -62,8 +62,9 @@ type gcReport struct {
 	items   []garbage.Item
 }
 
-// collectGarbage reconciles the confs last: a container that is taken away takes its conf along.
-func collectGarbage(ctx context.Context, conf config.Config, apply bool, p *progress) (r gcReport, err error) {
+// collectGarbage reconciles the confs last: a container that is taken away takes its conf along. warn is told of answers that it
+// goes without.
+func collectGarbage(ctx context.Context, conf config.Config, apply bool, p *progress, warn func(error)) (r gcReport, err error) {
 	defer p.end()
 	p.plain = true
 	r.applied = apply
@@ -85,20 +86,22 @@ func collectGarbage(ctx context.Context, conf config.Config, apply bool, p *prog
 	p.at(total-confs, "comparing confs")
 	r.items = items
 	var confErr error
-	r.confs, confErr = node.Reconcile(ctx, conf, !apply)
+	r.confs, confErr = reconcile(ctx, conf, !apply, warn)
 	return r, errors.Join(err, collectErr, confErr)
 }
 
 // because is what an action on a conf is done for.
 var because = map[pve.Action]string{
-	pve.Removed:  "it has no container",
-	pve.Restored: "its container has no conf",
-	pve.Returned: "Proxmox VE moved it to another node",
-	pve.Locked:   "its container does not run",
-	pve.Unlocked: "its container runs",
-	pve.Swept:    "a write to it was interrupted",
-	pve.Orphan:   "it has no container, and something runs under its VMID",
-	pve.Conflict: "its VMID is somebody else's",
+	pve.Removed:   "it has no container",
+	pve.Restored:  "its container has no conf",
+	pve.Returned:  "Proxmox VE moved it to another node",
+	pve.Locked:    "its container does not run",
+	pve.Unlocked:  "its container runs",
+	pve.Described: "its note has no image",
+	pve.Swept:     "a write to it was interrupted",
+	pve.Orphan:    "it has no container, and something runs under its VMID",
+	pve.Conflict:  "its VMID is somebody else's",
+	pve.Joined:    "its container is not in its pool",
 }
 
 func (r gcReport) print(out io.Writer, s screen) error {

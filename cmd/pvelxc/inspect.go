@@ -33,13 +33,19 @@ type inspection struct {
 	LXCDrift string `json:"lxcDrift,omitempty"`
 	// PVE is the conf as pvelxc would write it, PVELive the one in the cluster, PVEDrift
 	// their difference; PVEProblem is why there is none to compare.
-	PVE        string      `json:"pve,omitempty"`
-	PVENode    string      `json:"pveNode,omitempty"`
-	PVELive    string      `json:"pveLive,omitempty"`
-	PVEDrift   string      `json:"pveDrift,omitempty"`
-	PVEProblem string      `json:"pveProblem,omitempty"`
-	Ignored    []finding   `json:"ignored"`
-	Spec       *specs.Spec `json:"spec"`
+	PVE        string `json:"pve,omitempty"`
+	PVENode    string `json:"pveNode,omitempty"`
+	PVELive    string `json:"pveLive,omitempty"`
+	PVEDrift   string `json:"pveDrift,omitempty"`
+	PVEProblem string `json:"pveProblem,omitempty"`
+	// PVECluster and PVETasks are what the API knows, where a token is configured: where the
+	// cluster has the container, and what was done to it there.
+	PVECluster *clusterState `json:"pveCluster,omitempty"`
+	PVETasks   []pveTask     `json:"pveTasks,omitempty"`
+	Ignored    []finding     `json:"ignored"`
+	Spec       *specs.Spec   `json:"spec"`
+
+	own string // this node's name in the cluster
 }
 
 func inspectCommand() *cobra.Command {
@@ -48,6 +54,7 @@ func inspectCommand() *cobra.Command {
 		Use:   "inspect ID|VMID",
 		Short: "Show all about a container: specification, LXC config, Proxmox VE conf, warnings",
 		Long: "inspect compares what pvelxc wrote with what is there now: the conf in the cluster, and the LXC config that pct and lxc-info read.\n" +
+			"With a token for the API of Proxmox VE it also shows where the cluster has the container and what was done to it there, by whom.\n" +
 			"It takes a VMID, an id, the beginning of an id, or NAMESPACE/ID.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -59,8 +66,11 @@ func inspectCommand() *cobra.Command {
 				return err
 			}
 			i, err := inspect(cmd.Context(), conf, args[0])
-			if err != nil {
+			if i == nil {
 				return fmt.Errorf("inspect %.80s: %w", args[0], err)
+			}
+			if err != nil {
+				fmt.Fprintln(cmd.ErrOrStderr(), "pvelxc: inspect:", err)
 			}
 			if output == "json" {
 				return printJSON(cmd.OutOrStdout(), i)
@@ -72,6 +82,7 @@ func inspectCommand() *cobra.Command {
 	return c
 }
 
+// inspect fails with an inspection where all but the API's part of it is there.
 func inspect(ctx context.Context, conf config.Config, name string) (*inspection, error) {
 	c, err := inventory.Find(name)
 	if err != nil {
@@ -97,7 +108,37 @@ func inspect(ctx context.Context, conf config.Config, name string) (*inspection,
 		return nil, err
 	}
 	i.Ignored, i.Spec = append(shown.Ignored, shown.Refused...), e.Spec
-	return i, nil
+	return i, i.askAPI(ctx, conf.PVE.API, c)
+}
+
+// askAPI adds what only the API of Proxmox VE knows. What it did answer is there beside an
+// error.
+func (i *inspection) askAPI(ctx context.Context, conf config.API, c node.Container) error {
+	if c.VMID == 0 || conf.TokenFile == "" {
+		return nil
+	}
+	client, err := apiClient(conf)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, apiPatience)
+	defer cancel()
+	var stateErr, tasksErr error
+	i.PVECluster, stateErr = askCluster(ctx, client, c.VMID)
+	i.PVETasks, tasksErr = askTasks(ctx, client, c, i.nodes()...)
+	return errors.Join(stateErr, tasksErr)
+}
+
+// nodes are those on which something may have been done to the container: its own, and the
+// one that has its conf.
+func (i *inspection) nodes() []string {
+	var nodes []string
+	for _, name := range []string{i.own, i.PVENode} {
+		if name != "" {
+			nodes = append(nodes, name)
+		}
+	}
+	return nodes
 }
 
 // compareLXC finds what Proxmox VE or an administrator wrote over the published copy.
@@ -129,6 +170,7 @@ func (i *inspection) comparePVE(ctx context.Context, conf config.Config, c node.
 		problem(err)
 		return
 	}
+	i.own = reader.Node
 	live, findErr := reader.Find(ctx, c.VMID)
 	if c.Guest != nil {
 		guest := *c.Guest
@@ -137,6 +179,10 @@ func (i *inspection) comparePVE(ctx context.Context, conf config.Config, c node.
 			value, _ := live.Conf.Get("rootfs")
 			if root, err := pveconf.ParseRootfs(value); err == nil && guest.RootfsSize == 0 {
 				guest.RootfsSize = root.Size
+			}
+			// The image of a plain container comes into the note when gc has asked for it.
+			if guest.Image == "" && pve.HasImage(live.Conf) {
+				guest.Image = i.Image
 			}
 		}
 		wrote, err := reader.Render(guest)
@@ -167,7 +213,7 @@ func (i *inspection) print(out io.Writer) error {
 	fmt.Fprintf(&b, "%s/%s  vmid %s  %s  pid %d\n", i.Namespace, i.ID, vmidText(i.Row), i.State, i.Pid)
 	for _, row := range [][2]string{
 		{"pod", i.Pod}, {"name", i.Name}, {"image", i.Image}, {"rootfs", i.Rootfs}, {"dataset", i.Dataset}, {"bundle", i.Bundle},
-		{"lxc", "lxc-info -P " + i.LXCPath + " -n " + i.LXCName}, {"pve", i.PVEProblem},
+		{"lxc", "lxc-info -P " + i.LXCPath + " -n " + i.LXCName}, {"pve", i.PVEProblem}, {"cluster", i.PVECluster.String()}, {"stopped", i.stopped()},
 	} {
 		if row[1] != "" {
 			fmt.Fprintf(&b, "%-8s %s\n", row[0], row[1])
@@ -177,6 +223,7 @@ func (i *inspection) print(out io.Writer) error {
 	if i.PVE != "" {
 		fmt.Fprintf(&b, "── Proxmox VE conf\n%s\n── Proxmox VE conf, changed since\n%s\n", i.PVE, orNothing(i.PVEDrift))
 	}
+	printTasks(&b, i.PVETasks)
 	if err := printFindings(&b, "ignored fields", i.Ignored); err != nil {
 		return err
 	}
@@ -187,6 +234,17 @@ func (i *inspection) print(out io.Writer) error {
 	fmt.Fprintf(&b, "\n── OCI specification (%s)\n%s\n", filepath.Join(i.Bundle, "config.json"), spec)
 	_, err = io.WriteString(out, b.String())
 	return err
+}
+
+// stopped says which administrator ended it.
+func (i *inspection) stopped() string {
+	if i.State != container.StatusStopped.String() {
+		return ""
+	}
+	if t := stoppedBy(i.PVETasks); t != nil {
+		return fmt.Sprintf("by %s, %s, task %s", printable(t.User), printable(t.Type), printable(t.UPID))
+	}
+	return ""
 }
 
 func orNothing(text string) string {

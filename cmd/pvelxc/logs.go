@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pvelxc/pvelxc/internal/config"
 	"github.com/pvelxc/pvelxc/internal/inventory"
 	"github.com/pvelxc/pvelxc/internal/node"
 	"github.com/pvelxc/pvelxc/internal/timeline"
@@ -27,8 +28,9 @@ func logsCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "logs ID|VMID",
 		Short: "Show what the shim, the monitor and liblxc logged of a container, by time",
-		Long: "logs joins the shim's lines in containerd's journal, liblxc's log, and the exit status that the monitor left. It is not the\n" +
-			"container's own output: that is kubectl logs or nerdctl logs.",
+		Long: "logs joins the shim's lines in containerd's journal, liblxc's log, the exit status that the monitor left, and, where a token for\n" +
+			"the API is configured, what administrators did in Proxmox VE. It is not the container's own output: that is kubectl logs or\n" +
+			"nerdctl logs.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := inventory.Find(args[0])
@@ -90,7 +92,39 @@ func collect(ctx context.Context, c node.Container, files []string) ([]timeline.
 	if len(files) == 0 {
 		add(journal(ctx, c))
 	}
+	add(taskEntries(ctx, c))
 	return all, errors.Join(errs...)
+}
+
+// taskEntries are what administrators did to the container in Proxmox VE; none without a token
+// for its API.
+func taskEntries(ctx context.Context, c node.Container) ([]timeline.Entry, error) {
+	conf, err := config.Load()
+	if err != nil || conf.PVE.API.TokenFile == "" || c.VMID == 0 {
+		return nil, err
+	}
+	reader, err := node.Reader(conf)
+	if err != nil {
+		return nil, err
+	}
+	client, err := apiClient(conf.PVE.API)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, apiPatience)
+	defer cancel()
+	tasks, err := askTasks(ctx, client, c, reader.Node)
+	var out []timeline.Entry
+	for _, t := range tasks {
+		out = append(out, timeline.Entry{Time: t.Start, Source: "pve", Level: "info", Message: fmt.Sprintf("%s by %s, task %s", t.Type, t.User, t.UPID)})
+		for _, line := range t.Log {
+			out = append(out, timeline.Entry{Time: t.Start, Source: "pve", Level: "info", Message: line})
+		}
+		if !t.End.IsZero() {
+			out = append(out, timeline.Entry{Time: t.End, Source: "pve", Level: "info", Message: fmt.Sprintf("%s ended: %s", t.Type, t.Status)})
+		}
+	}
+	return out, err
 }
 
 // journalTimeout bounds the search of a journal that may be gigabytes.

@@ -8,7 +8,6 @@ import (
 
 	"github.com/pvelxc/pvelxc/internal/config"
 	"github.com/pvelxc/pvelxc/pve"
-	"github.com/pvelxc/pvelxc/pve/api"
 )
 
 // poolCommand changes pool membership over PVE's API. The shim runs it for its
@@ -29,13 +28,7 @@ func poolCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if conf.PVE.API.TokenFile == "" {
-				return fmt.Errorf("no API token is configured: %w (hint: set pve.api.token_file)", errdefs.ErrFailedPrecondition)
-			}
-			client, err := api.New(api.Client{
-				URL: conf.PVE.API.URL, TokenFile: conf.PVE.API.TokenFile,
-				CAFile: conf.PVE.API.CAFile, Fingerprint: conf.PVE.API.Fingerprint,
-			})
+			client, err := apiClient(conf.PVE.API)
 			if err != nil {
 				return err
 			}
@@ -46,6 +39,41 @@ func poolCommand() *cobra.Command {
 				return client.RemoveFromPool(cmd.Context(), args[1], vmid)
 			}
 			return fmt.Errorf("pool %s: join and leave are known: %w", args[0], errdefs.ErrInvalidArgument)
+		},
+	}
+}
+
+// guestCommand tells a shim how a guest on another node is, as JSON; nothing of one that the
+// token may not see. It is hidden for the same reason.
+func guestCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    "guest VMID",
+		Short:  "Show what the cluster says of a guest",
+		Hidden: true,
+		Args:   cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			vmid, err := pve.ParseVMID(args[0])
+			if err != nil {
+				return err
+			}
+			conf, err := config.Load()
+			if err != nil {
+				return err
+			}
+			client, err := apiClient(conf.PVE.API)
+			if err != nil {
+				return err
+			}
+			guests, err := client.Guests(cmd.Context())
+			if err != nil {
+				return err
+			}
+			for _, g := range guests {
+				if g.VMID == vmid {
+					return printJSON(cmd.OutOrStdout(), remote(g))
+				}
+			}
+			return nil
 		},
 	}
 }

@@ -139,6 +139,7 @@ func (c *cluster) resize() {
 		}
 		return err
 	})
+	c.registered("`default/hello`  \n**container** `web`", map[string]string{"memory": "96", "cpulimit": "0.5", "lock": ""})
 	if after := c.until("hello", "ready", ready); status(after, "web").ContainerID != status(before, "web").ContainerID {
 		c.t.Error("it is another container")
 	}

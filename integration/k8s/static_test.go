@@ -110,5 +110,6 @@ volumes:
 		}
 		k.gone("mapped")
 	})
+	t.Run("stopped in Proxmox VE", func(t *testing.T) { stoppedInProxmox(t, k) })
 	k.t = t
 }

@@ -164,8 +164,7 @@ func (n *node) none(what string) {
 // run is a command of the host, which must succeed.
 func (n *node) run(name string, args ...string) string {
 	n.t.Helper()
-	cmd := exec.Command(name, args...)
-	cmd.Env = append(os.Environ(), "PVELXC_CONFIG="+configuration())
+	cmd := n.command(name, args...)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		n.t.Fatalf("%s %s: %v: %s", name, strings.Join(args, " "), err, out)
@@ -173,12 +172,20 @@ func (n *node) run(name string, args ...string) string {
 	return string(out)
 }
 
-func (n *node) gc() string { return n.run(filepath.Join(daemon.Bin(), "pvelxc"), "gc", "--apply") }
+// command is one that knows the node's configuration and containerd.
+func (n *node) command(name string, args ...string) *exec.Cmd {
+	cmd := exec.Command(name, args...)
+	cmd.Env = append(os.Environ(), "PVELXC_CONFIG="+configuration(), "CONTAINERD_ADDRESS="+n.Daemon.Address)
+	return cmd
+}
+
+func pvelxc() string { return filepath.Join(daemon.Bin(), "pvelxc") }
+
+func (n *node) gc() string { return n.run(pvelxc(), "gc", "--apply") }
 
 // tryGC is gc while other things happen: a failure is for the next one to mend.
 func (n *node) tryGC(options ...string) error {
-	cmd := exec.Command(filepath.Join(daemon.Bin(), "pvelxc"), append([]string{"gc", "--apply"}, options...)...)
-	cmd.Env = append(os.Environ(), "PVELXC_CONFIG="+configuration())
+	cmd := n.command(pvelxc(), append([]string{"gc", "--apply"}, options...)...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("gc: %w: %s", err, out)
 	}

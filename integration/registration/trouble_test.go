@@ -26,6 +26,9 @@ func TestNoQuorumDegrades(t *testing.T) {
 		t.Error("no log line says that the container is not registered")
 	}
 	n.metrics(t, "0", "1") // what cannot be reconciled is counted
+	if out, err := n.command(pvelxc(), "doctor", "registrations").CombinedOutput(); err == nil || !strings.Contains(string(out), "1 of 2 containers are unknown to Proxmox VE") || !strings.Contains(string(out), c.ID()) {
+		t.Errorf("doctor says %s (%v)", out, err)
+	}
 	for _, c := range []*harness.Container{before, c} {
 		if out := c.Sh(t, "echo fine"); out != "fine\n" {
 			t.Errorf("a container says %q", out)

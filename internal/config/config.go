@@ -88,7 +88,8 @@ type PVE struct {
 	API   API    `toml:"api"`
 }
 
-// API is the REST API of Proxmox VE, for what its files cannot do: pools.
+// API is the REST API of Proxmox VE, for what its files cannot do: pools, the state of
+// guests on other nodes, and who did what.
 type API struct {
 	// URL is https://host:port; empty for this node's own.
 	URL string `toml:"url"`

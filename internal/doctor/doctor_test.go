@@ -17,6 +17,8 @@ import (
 
 	"github.com/pvelxc/pvelxc/internal/config"
 	"github.com/pvelxc/pvelxc/internal/host"
+	"github.com/pvelxc/pvelxc/internal/node"
+	"github.com/pvelxc/pvelxc/shim/container"
 	"github.com/pvelxc/pvelxc/snapshotter"
 	"github.com/pvelxc/pvelxc/snapshotter/service"
 	"github.com/pvelxc/pvelxc/snapshotter/zfs/fake"
@@ -31,6 +33,7 @@ import (
 //	link PATH TARGET         a symbolic link
 //	statfs PATH BLOCKS FREE  what statfs(2) says, in blocks of 4096
 //	snapshotter PATH N       a snapshotter with N snapshots listens there
+//	container ID [WHY]       a container, registered or not; "deleting" is one that goes
 type fixture struct {
 	*Node
 	t      *testing.T
@@ -64,6 +67,7 @@ func load(t *testing.T, path string) *fixture {
 		}
 	}
 	f.Node = New(t.Context(), h, conf)
+	f.Containers = func() ([]node.Container, error) { return nil, nil }
 	for line := range strings.Lines(string(archive.Comment)) {
 		if words := strings.Fields(line); len(words) > 0 && !strings.HasPrefix(line, "#") {
 			f.directive(words)
@@ -102,6 +106,20 @@ func (f *fixture) directive(words []string) {
 				return unix.Statfs_t{}, unix.ENOENT
 			}
 			return unix.Statfs_t{Bsize: 4096, Blocks: number(words[2], 10), Bfree: number(words[3], 10)}, nil
+		}
+	case "container":
+		c := node.Container{Info: container.Info{Namespace: "default", ID: words[1]}, VMID: 900000}
+		switch why := strings.Join(words[2:], " "); why {
+		case "":
+		case "deleting":
+			c.VMID, c.Unregistered, c.Deleting = 0, "no quorum", true
+		default:
+			c.VMID, c.Unregistered = 0, why
+		}
+		before := f.Containers
+		f.Containers = func() ([]node.Container, error) {
+			list, err := before()
+			return append(list, c), err
 		}
 	case "snapshotter":
 		serveSnapshots(f.t, f.At(words[1]), int(number(words[2], 10)))

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/pvelxc/pvelxc/internal/config"
+	"github.com/pvelxc/pvelxc/internal/node"
 	"github.com/pvelxc/pvelxc/pve"
 )
 
@@ -126,6 +128,36 @@ func vmidRange(ctx context.Context, n *Node) Result {
 		return warning("pvelxc gc --apply, or widen pve.vmid_range", "%d of %d VMIDs in %s are free", free, r.Size(), r)
 	}
 	return ok("%s, %d used", r, taken)
+}
+
+// registrations counts the containers that started while the cluster could not be asked. They
+// stay unknown: under their LXC names PVE would not find them.
+func registrations(_ context.Context, n *Node) Result {
+	if n.Config.Registration == config.RegisterNone {
+		return skipped(`registration = "none"`)
+	}
+	list, err := n.Containers()
+	if err != nil {
+		return failure("pvelxc list", "the containers cannot be listed: %v", err)
+	}
+	unregistered, registered := 0, 0
+	var first node.Container
+	for _, c := range list {
+		switch {
+		case c.Deleting:
+		case c.VMID != 0:
+			registered++
+		case c.Unregistered != "":
+			if unregistered++; unregistered == 1 {
+				first = c
+			}
+		}
+	}
+	if unregistered > 0 {
+		return warning("make them anew (delete the pod, nerdctl rm and run); pvelxc list shows which they are",
+			"%d of %d containers are unknown to Proxmox VE, among them %s/%s: %s", unregistered, registered+unregistered, first.Namespace, first.ID, first.Unregistered)
+	}
+	return ok("%d containers are registered", registered)
 }
 
 // nextID is datacenter.cfg's range for new guests: "next-id: lower=100,upper=1000".

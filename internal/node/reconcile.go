@@ -32,12 +32,16 @@ func Started(ctx context.Context) {
 	if !turnToReconcile(filepath.Join(container.DefaultRoot, "reconciled")) {
 		return
 	}
-	report, err := Reconcile(ctx, conf, false)
+	report, err := Reconcile(ctx, conf, ReconcileOptions{Elsewhere: elsewhere(conf.PVE.API)})
 	if err != nil {
 		log.G(ctx).WithError(err).Warn("reconcile registrations")
 	}
 	for _, c := range report.Changes {
-		log.G(ctx).WithField("vmid", c.VMID).WithField("id", c.Owner.ID).Info("registration " + string(c.Action))
+		entry := log.G(ctx).WithField("vmid", c.VMID).WithField("id", c.Owner.ID)
+		if c.Err != nil {
+			entry = entry.WithError(c.Err)
+		}
+		entry.Info("registration " + string(c.Action))
 	}
 }
 
@@ -60,21 +64,32 @@ func turnToReconcile(path string) bool {
 	return err == nil
 }
 
+// ReconcileOptions are what a reconciliation may ask beside files.
+type ReconcileOptions struct {
+	// DryRun reports what would be done.
+	DryRun bool
+	// Image tells the image of a container that no annotation names; "" for not known. Nil
+	// for nobody.
+	Image func(ctx context.Context, namespace, id string) string
+	// Elsewhere is [pve.View]'s.
+	Elsewhere func(context.Context, pve.VMID) (pve.Remote, bool)
+}
+
 // Reconcile makes the confs of this node agree with its containers, which are
 // those with a state file: after a reboot of the host there are none. Confs are where
 // the configuration says, and where a container's record does.
 //
 // The report of one that failed counts the containers nevertheless.
-func Reconcile(ctx context.Context, conf config.Config, dryRun bool) (pve.Report, error) {
+func Reconcile(ctx context.Context, conf config.Config, opts ReconcileOptions) (pve.Report, error) {
 	var total pve.Report
 	r := &registrar{conf: conf}
 	client, err := r.opener(dryRun)
 	var here site
 	if err == nil {
 		here = site{client.Root, client.Node}
-		total, err = reconcileAt(ctx, client, here, here, dryRun)
+		total, err = reconcileAt(ctx, client, here, here, opts)
 	}
-	all, listErr := tasks(here)
+	all, listErr := tasks(here, opts)
 	errs := []error{err, listErr}
 	total.Tasks, total.Unregistered = 0, 0
 	for p, list := range all {
@@ -91,7 +106,9 @@ func Reconcile(ctx context.Context, conf config.Config, dryRun bool) (pve.Report
 			errs = append(errs, err)
 			continue
 		}
-		report, err := reconcileAt(ctx, client, p, here, dryRun)
+		elsewhere := opts
+		elsewhere.Elsewhere = nil // the API is this cluster's
+		report, err := reconcileAt(ctx, client, p, here, elsewhere)
 		errs = append(errs, err)
 		total.Changes = append(total.Changes, report.Changes...)
 		total.Confs += report.Confs
@@ -99,16 +116,16 @@ func Reconcile(ctx context.Context, conf config.Config, dryRun bool) (pve.Report
 	return total, errors.Join(errs...)
 }
 
-func reconcileAt(ctx context.Context, client *pve.Registrar, p, here site, dryRun bool) (pve.Report, error) {
-	return client.Reconcile(ctx, pve.View{Cluster: true, DryRun: dryRun, Tasks: func(context.Context) ([]pve.Task, error) {
-		all, err := tasks(here)
+func reconcileAt(ctx context.Context, client *pve.Registrar, p, here site, opts ReconcileOptions) (pve.Report, error) {
+	return client.Reconcile(ctx, pve.View{Cluster: true, DryRun: opts.DryRun, Elsewhere: opts.Elsewhere, Tasks: func(context.Context) ([]pve.Task, error) {
+		all, err := tasks(here, opts)
 		return all[p], err
 	}})
 }
 
 // tasks lists this host's containers for a reconciliation, by where they are registered;
 // those that are not, and those of which no record says it, count here.
-func tasks(here site) (map[site][]pve.Task, error) {
+func tasks(here site, opts ReconcileOptions) (map[site][]pve.Task, error) {
 	list, err := container.List("")
 	if err != nil {
 		return nil, err
@@ -126,10 +143,14 @@ func tasks(here site) (map[site][]pve.Task, error) {
 		if p == (site{}) {
 			p = here
 		}
-		all[p] = append(all[p], pve.Task{
+		t := pve.Task{
 			Namespace: c.Namespace, ID: c.ID, VMID: rec.VMID, Running: c.Started(),
 			Look: func(context.Context) (pve.Guest, bool, error) { return look(c.Namespace, c.ID, rec.VMID) },
-		})
+		}
+		if opts.Image != nil && rec.Guest != nil && rec.Guest.Pod == "" {
+			t.Image = func(ctx context.Context) string { return opts.Image(ctx, c.Namespace, c.ID) }
+		}
+		all[p] = append(all[p], t)
 	}
 	return all, nil
 }

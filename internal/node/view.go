@@ -20,6 +20,8 @@ type Container struct {
 	Unregistered string
 	// Guest is what Proxmox VE was told; nil without a VMID.
 	Guest *pve.Guest
+	// Pool is the resource pool that it is to be in; empty for none.
+	Pool string
 }
 
 // Containers lists the containers of this node, without asking containerd or a shim.
@@ -38,7 +40,7 @@ func Containers() ([]Container, error) {
 		if err := json.Unmarshal(info.Registration, &rec); err != nil {
 			return nil, fmt.Errorf("registration of %s/%s: %w", info.Namespace, info.ID, err)
 		}
-		all[i].VMID, all[i].Unregistered, all[i].Guest = rec.VMID, rec.Unregistered, rec.Guest
+		all[i].VMID, all[i].Unregistered, all[i].Guest, all[i].Pool = rec.VMID, rec.Unregistered, rec.Guest, rec.Pool
 	}
 	return all, nil
 }

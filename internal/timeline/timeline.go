@@ -15,7 +15,7 @@ import (
 // Entry is one line.
 type Entry struct {
 	Time time.Time `json:"time"`
-	// Source is "shim", "lxc" or "monitor".
+	// Source is "shim", "lxc", "monitor" or "pve".
 	Source string `json:"source"`
 	// Level is in lower case; empty where the source has none.
 	Level   string `json:"level,omitempty"`

@@ -278,12 +278,17 @@ func TestNewRefuses(t *testing.T) {
 		change func(*api.Client)
 		kind   error
 	}{
-		"no TLS":                {func(c *api.Client) { c.URL = "http://127.0.0.1:8006" }, errdefs.ErrInvalidArgument},
-		"a path":                {func(c *api.Client) { c.URL += "/x" }, errdefs.ErrInvalidArgument},
-		"a bad fingerprint":     {func(c *api.Client) { c.Fingerprint = "AA:BB" }, errdefs.ErrInvalidArgument},
-		"no authority":          {func(c *api.Client) { c.CAFile = c.TokenFile }, errdefs.ErrInvalidArgument},
-		"a missing token":       {func(c *api.Client) { c.TokenFile += "x" }, os.ErrNotExist},
-		"a readable token":      {func(c *api.Client) { os.Chmod(c.TokenFile, 0o640) }, errdefs.ErrPermissionDenied},
+		"no TLS":            {func(c *api.Client) { c.URL = "http://127.0.0.1:8006" }, errdefs.ErrInvalidArgument},
+		"a path":            {func(c *api.Client) { c.URL += "/x" }, errdefs.ErrInvalidArgument},
+		"a bad fingerprint": {func(c *api.Client) { c.Fingerprint = "AA:BB" }, errdefs.ErrInvalidArgument},
+		"no authority":      {func(c *api.Client) { c.CAFile = c.TokenFile }, errdefs.ErrInvalidArgument},
+		"a missing token":   {func(c *api.Client) { c.TokenFile += "x" }, os.ErrNotExist},
+		"a readable token":  {func(c *api.Client) { os.Chmod(c.TokenFile, 0o640) }, errdefs.ErrPermissionDenied},
+		"somebody else's token": {func(c *api.Client) {
+			if err := os.Chown(c.TokenFile, 12345, 0); err != nil { // not root: then it cannot be somebody else's
+				os.Remove(c.TokenFile)
+			}
+		}, nil},
 		"a token behind a link": {func(c *api.Client) { os.Symlink(c.TokenFile, c.TokenFile+".l"); c.TokenFile += ".l" }, nil},
 		"a password":            {func(c *api.Client) { os.WriteFile(c.TokenFile, []byte("hunter2\n"), 0o600) }, errdefs.ErrInvalidArgument},
 		"a header in the token": {func(c *api.Client) { os.WriteFile(c.TokenFile, []byte(pvetest.Secret+"\nX: y\n"), 0o600) }, errdefs.ErrInvalidArgument},

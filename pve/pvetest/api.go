@@ -10,8 +10,10 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -31,8 +33,21 @@ type API struct {
 
 	mu       sync.Mutex // guards what follows
 	pools    map[string]map[int]bool
+	guests   []map[string]any
+	tasks    []APITask
 	requests []string
 	faults   []Fault
+}
+
+// APITask is a task that the API shows.
+type APITask struct {
+	UPID, Node, Type, User string
+	// VMID is the guest's.
+	VMID int
+	// Start and End are seconds since 1970; no End and no Status while it runs.
+	Start, End int64
+	Status     string
+	Log        []string
 }
 
 // Fault is an answer instead of the true one. Nil is the true one.
@@ -42,6 +57,16 @@ type Fault func(http.ResponseWriter)
 func StartAPI(t testing.TB) *API {
 	t.Helper()
 	s := &API{pools: map[string]map[int]bool{"k8s": {900001: true}, "other": {900009: true}, "a/b": {}}}
+	s.SetGuests(
+		// PVE's Perl makes numbers, strings and floats of the same thing.
+		map[string]any{"vmid": 900001, "node": "n1", "type": "lxc", "status": "running", "name": "web-0", "pool": "k8s", "maxmem": 1 << 40, "cpu": 0.25},
+		map[string]any{"vmid": "100", "node": "n2", "type": "qemu", "status": "unknown"},
+		map[string]any{"vmid": 101.0, "node": "n3", "type": "lxc"},
+	)
+	s.SetTasks(
+		APITask{UPID: UPID, Node: "n1", Type: "vzstop", User: "admin@pam", VMID: 900001, Start: 1700000000, End: 1700000005, Status: "OK", Log: []string{"stopping", "TASK OK"}},
+		APITask{UPID: UPID, Node: "n1", Type: "vzreboot", User: "admin@pam", VMID: 900001, Start: 1700000010},
+	)
 	s.Server = httptest.NewUnstartedServer(s)
 	s.Config.ErrorLog = log.New(io.Discard, "", 0) // clients that refuse it are part of tests
 	s.StartTLS()
@@ -75,6 +100,29 @@ func (s *API) Seen() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return strings.Join(s.requests, ", ")
+}
+
+// SetGuests replaces what /cluster/resources lists.
+func (s *API) SetGuests(guests ...map[string]any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.guests = append([]map[string]any{}, guests...) // none is a list, too
+}
+
+// SetTasks replaces the nodes' tasks.
+func (s *API) SetTasks(tasks ...APITask) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tasks = tasks
+}
+
+// SetMember makes a guest a pool's member, or no longer one.
+func (s *API) SetMember(pool string, vmid int, is bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pools[pool][vmid] = true; !is {
+		delete(s.pools[pool], vmid)
+	}
 }
 
 // Members are the guests in a pool.
@@ -139,24 +187,17 @@ func (s *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		Status(401, "no such token")(w)
 		return
 	}
+	if m := taskPath.FindStringSubmatch(r.URL.Path); m != nil && r.Method == http.MethodGet {
+		s.readTasks(w, m[1], m[2], r.Form)
+		return
+	}
 	switch r.Method + " " + r.URL.Path {
 	case "GET /api2/json/pools":
 		s.readPool(w, r.Form.Get("poolid"))
 	case "PUT /api2/json/pools":
 		s.updatePool(w, r)
 	case "GET /api2/json/cluster/resources":
-		answer(w, []map[string]any{
-			{"vmid": 900001, "node": "n1", "type": "lxc", "status": "running", "name": "web-0", "pool": "k8s", "maxmem": 1 << 40, "cpu": 0.25},
-			{"vmid": "100", "node": "n2", "type": "qemu", "status": "unknown"},
-			{"vmid": 101.0, "node": "n3", "type": "lxc"},
-		})
-	case "GET /api2/json/nodes/n1/tasks":
-		answer(w, []map[string]any{
-			{"upid": UPID, "type": "vzstop", "user": "admin@pam", "starttime": 1700000000, "endtime": 1700000005, "status": "OK", "id": "900001"},
-			{"upid": UPID, "type": "vzreboot", "user": "admin@pam", "starttime": "1700000010"},
-		})
-	case "GET /api2/json/nodes/n1/tasks/" + UPID + "/log":
-		answer(w, []map[string]any{{"n": 1, "t": "stopping"}, {"n": 2, "t": "TASK OK"}})
+		answer(w, s.guests)
 	default:
 		Status(501, "Method '"+r.Method+" "+r.URL.Path+"' not implemented")(w)
 	}
@@ -164,6 +205,47 @@ func (s *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // UPID is of the task that the API shows.
 const UPID = "UPID:n1:0001A2B3:00C0FFEE:6553F100:vzstop:900001:admin@pam:"
+
+// taskPath is of a node's tasks, or of the log of one.
+var taskPath = regexp.MustCompile(`^/api2/json/nodes/([^/]+)/tasks(?:/([^/]+)/log)?$`)
+
+func (s *API) readTasks(w http.ResponseWriter, node, upid string, form url.Values) {
+	list := []map[string]any{}
+	for _, t := range s.tasks {
+		if t.Node != node {
+			continue
+		}
+		if upid != "" {
+			if t.UPID == upid {
+				lines := []map[string]any{}
+				for i, text := range t.Log {
+					lines = append(lines, map[string]any{"n": i + 1, "t": text})
+				}
+				if len(lines) == 0 { // PVE::Tools::dump_logfile
+					lines = append(lines, map[string]any{"n": 1, "t": "no content"})
+				}
+				answer(w, lines)
+				return
+			}
+			continue
+		}
+		if since, _ := strconv.ParseInt(form.Get("since"), 10, 64); t.Start < since || form.Get("vmid") != strconv.Itoa(t.VMID) {
+			continue
+		}
+		task := map[string]any{"upid": t.UPID, "node": t.Node, "type": t.Type, "user": t.User, "starttime": t.Start, "id": strconv.Itoa(t.VMID)}
+		if t.End != 0 {
+			task["endtime"], task["status"] = t.End, t.Status
+		} else {
+			task["starttime"] = strconv.FormatInt(t.Start, 10)
+		}
+		list = append(list, task)
+	}
+	if upid != "" {
+		Status(500, "no such task")(w)
+		return
+	}
+	answer(w, list)
+}
 
 func answer(w http.ResponseWriter, data any) {
 	if err := json.NewEncoder(w).Encode(map[string]any{"data": data}); err != nil {

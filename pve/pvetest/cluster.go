@@ -56,8 +56,11 @@ type Mount struct {
 	quorum     atomic.Bool
 	stale      atomic.Bool
 	down       atomic.Bool
+	broken     atomic.Bool
 	generation atomic.Int64 // of the daemon: handles of an earlier one are dead
 	latency    atomic.Int64 // nanoseconds
+	interrupts atomic.Int64 // one in so many requests; 0 for none
+	requests   atomic.Int64
 
 	mu     sync.Mutex // guards what follows
 	counts map[Op]int
@@ -85,15 +88,27 @@ func (c *Cluster) Mount(node, dir string) (*Mount, error) {
 	return m, nil
 }
 
-// Close ends a hang and unmounts.
+// closing bounds what Close waits for.
+const closing = 30 * time.Second
+
+// Close ends a hang and unmounts, whoever still has a file open or, in another mount namespace, the
+// mount itself: go-fuse's Unmount would wait for all of them.
 func (m *Mount) Close() error {
 	m.Unhang()
-	err := m.server.Unmount()
-	if err != nil {
-		// Something still has a file open; the name must go nevertheless.
-		err = syscall.Unmount(m.Dir, syscall.MNT_DETACH)
+	// This ends the connection with the kernel even where it cannot unmount (fuse_umount_begin).
+	if syscall.Unmount(m.Dir, syscall.MNT_FORCE) != nil {
+		if err := syscall.Unmount(m.Dir, syscall.MNT_DETACH); err != nil {
+			return &os.PathError{Op: "unmount", Path: m.Dir, Err: err}
+		}
 	}
-	return err
+	served := make(chan struct{})
+	go func() { m.server.Wait(); close(served) }()
+	select {
+	case <-served:
+		return nil
+	case <-time.After(closing):
+		return fmt.Errorf("%s: a request is not answered: does a function of Before wait?", m.Dir)
+	}
 }
 
 // Start mounts a cluster for a test, each node in a directory of its own, and
@@ -133,6 +148,18 @@ func (m *Mount) ShowStale(stale bool) { m.stale.Store(stale) }
 
 // SetLatency delays every change, as corosync does.
 func (m *Mount) SetLatency(d time.Duration) { m.latency.Store(int64(d)) }
+
+// SetBroken has every change fail with EIO: the daemon could not write its database.
+func (m *Mount) SetBroken(broken bool) { m.broken.Store(broken) }
+
+// SetInterrupts has one in so many requests fail with EINTR, as when a signal meets a request that waits; 0
+// ends it.
+func (m *Mount) SetInterrupts(oneIn int) { m.interrupts.Store(int64(oneIn)) }
+
+func (m *Mount) interrupted() bool {
+	oneIn := m.interrupts.Load()
+	return oneIn > 0 && m.requests.Add(1)%oneIn == 0
+}
 
 // Stop ends the daemon without unmounting: everything answers ENOTCONN.
 func (m *Mount) Stop() { m.down.Store(true) }
@@ -200,6 +227,9 @@ func (m *Mount) Looks() map[Op]int {
 // change runs f on the database as one change, unless the node's state forbids it.
 func (m *Mount) change(op Op, path func() string, f func() syscall.Errno) syscall.Errno {
 	m.arrive(op, m.counts)
+	if m.interrupted() {
+		return syscall.EINTR
+	}
 	m.db.mu.Lock()
 	name := path()
 	m.db.mu.Unlock()
@@ -215,6 +245,9 @@ func (m *Mount) change(op Op, path func() string, f func() syscall.Errno) syscal
 	if !m.quorum.Load() {
 		return syscall.EACCES
 	}
+	if m.broken.Load() {
+		return syscall.EIO
+	}
 	time.Sleep(time.Duration(m.latency.Load()))
 	m.db.mu.Lock()
 	defer m.db.mu.Unlock()
@@ -224,6 +257,9 @@ func (m *Mount) change(op Op, path func() string, f func() syscall.Errno) syscal
 // look runs f on the database without changing it.
 func (m *Mount) look(op Op, f func() syscall.Errno) syscall.Errno {
 	m.arrive(op, m.looks)
+	if m.interrupted() {
+		return syscall.EINTR
+	}
 	if m.down.Load() {
 		return syscall.ENOTCONN
 	}

@@ -198,7 +198,11 @@ func (d *database) vmlist() []byte {
 		m := guestPath.FindStringSubmatch(e.path())
 		ids[id] = guest{Node: m[1], Type: strings.TrimSuffix(m[2], "-server"), Version: 1}
 	}
-	data, _ := json.Marshal(map[string]any{"version": d.version, "ids": ids}) // maps, strings and integers always marshal
+	list := map[string]any{"version": d.version}
+	if len(ids) > 0 { // cfs_create_vmlist_msg
+		list["ids"] = ids
+	}
+	data, _ := json.Marshal(list) // maps, strings and integers always marshal
 	return append(data, '\n')
 }
 

@@ -1,9 +1,11 @@
 package pvetest_test
 
 import (
+	"bufio"
 	"encoding/json"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -198,6 +200,33 @@ func TestRestart(t *testing.T) {
 	}
 }
 
+func TestBrokenDatabase(t *testing.T) {
+	a, b := two(t)
+	file := in(a, "nodes/a/lxc/100.conf")
+	must(t, os.WriteFile(file, []byte("x"), 0o640))
+	a.SetBroken(true)
+	want(t, "create", create(in(a, "nodes/a/lxc/101.conf")), unix.EIO)
+	want(t, "write", os.WriteFile(file, []byte("y"), 0o640), unix.EIO)
+	want(t, "remove", os.Remove(file), unix.EIO)
+	if got := content(t, file); got != "x" {
+		t.Errorf("reading goes on, but gives %q", got)
+	}
+	must(t, create(in(b, "nodes/b/lxc/101.conf")))
+	a.SetBroken(false)
+	must(t, os.Remove(file))
+}
+
+func TestInterrupts(t *testing.T) {
+	a, _ := two(t)
+	a.SetInterrupts(1)
+	_, err := unix.Open(in(a, "nodes/a/lxc/100.conf"), unix.O_CREAT|unix.O_WRONLY, 0o640)
+	want(t, "create", err, unix.EINTR)
+	_, err = unix.Open(in(a, "nodes/a/lxc"), unix.O_RDONLY, 0)
+	want(t, "open", err, unix.EINTR)
+	a.SetInterrupts(0)
+	must(t, create(in(a, "nodes/a/lxc/100.conf")))
+}
+
 // A daemon that hangs answers nothing, and then everything.
 func TestHang(t *testing.T) {
 	a, b := two(t)
@@ -222,6 +251,33 @@ func TestHang(t *testing.T) {
 	if got := content(t, in(a, "lxc/101.conf")); got != "y" {
 		t.Errorf("afterwards: %q", got)
 	}
+}
+
+// A mount that somebody else's mount namespace has a copy of, with a file open, closes nevertheless.
+func TestCloseWithACopyElsewhere(t *testing.T) {
+	dir := t.TempDir()
+	m, err := pvetest.NewCluster("a").Mount("a", dir)
+	if err != nil {
+		t.Skipf("needs /dev/fuse and root: %v", err)
+	}
+	must(t, os.WriteFile(in(m, "nodes/a/lxc/100.conf"), nil, 0o640))
+	other := exec.Command("unshare", "--mount", "sh", "-c", `exec 3<"$0" && echo ready && exec cat`, in(m, "nodes/a/lxc/100.conf"))
+	keep, err := other.StdinPipe()
+	must(t, err)
+	out, err := other.StdoutPipe()
+	must(t, err)
+	must(t, other.Start())
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
+		t.Errorf("the other namespace says %q, %v", line, err)
+	}
+	if err := m.Close(); err != nil {
+		t.Error(err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("after it: %v, %v", left, err)
+	}
+	must(t, keep.Close())
+	_ = other.Wait()
 }
 
 func TestLatency(t *testing.T) {
@@ -252,6 +308,9 @@ func TestLatency(t *testing.T) {
 
 func TestVMList(t *testing.T) {
 	a, b := two(t)
+	if got := content(t, in(a, ".vmlist")); strings.Contains(got, "ids") || !strings.Contains(got, `"version":`) {
+		t.Errorf("without a guest: %s", got)
+	}
 	must(t, create(in(a, "nodes/a/lxc/100.conf")))
 	must(t, create(in(b, "nodes/b/qemu-server/101.conf")))
 	must(t, create(in(b, "nodes/b/lxc/102.conf.tmp")))
