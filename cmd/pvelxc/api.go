@@ -89,12 +89,7 @@ func askTasks(ctx context.Context, client *api.Client, c node.Container, nodes .
 	for _, name := range slices.Compact(nodes) {
 		tasks, err := client.Tasks(ctx, name, c.VMID, made.ModTime())
 		errs = append(errs, err)
-		for _, t := range tasks {
-			all = append(all, pveTask{UPID: t.UPID, Type: t.Type, User: t.User, Start: t.Start.UTC(), Status: t.Status})
-			if !t.End.IsZero() {
-				all[len(all)-1].End = t.End.UTC()
-			}
-		}
+		all = append(all, pveTasks(tasks)...)
 	}
 	slices.SortStableFunc(all, func(a, b pveTask) int { return b.Start.Compare(a.Start) })
 	for i := range min(withLog, len(all)) {
@@ -103,6 +98,17 @@ func askTasks(ctx context.Context, client *api.Client, c node.Container, nodes .
 		all[i].Log = log[max(0, len(log)-lines):]
 	}
 	return all, errors.Join(errs...)
+}
+
+func pveTasks(tasks []api.Task) []pveTask {
+	out := make([]pveTask, len(tasks))
+	for i, t := range tasks {
+		out[i] = pveTask{UPID: t.UPID, Type: t.Type, User: t.User, Start: t.Start.UTC(), Status: t.Status}
+		if !t.End.IsZero() {
+			out[i].End = t.End.UTC()
+		}
+	}
+	return out
 }
 
 func printTasks(b *strings.Builder, tasks []pveTask) {
@@ -126,12 +132,17 @@ func printTasks(b *strings.Builder, tasks []pveTask) {
 var stops = []string{"vzstop", "vzshutdown", "vzreboot", "hastop"}
 
 // stoppedBy is the task that ended a guest which is stopped; nil for none: it ended by
-// itself, or by its pod.
-func stoppedBy(tasks []pveTask) *pveTask {
+// itself, or by its pod. Right after the end the task may still be at it.
+func stoppedBy(tasks []pveTask, justNow bool) *pveTask {
 	for i, t := range tasks {
-		if slices.Contains(stops, t.Type) && t.Status == "OK" {
+		if slices.Contains(stops, t.Type) && (t.Status == "OK" || justNow && t.End.IsZero()) {
 			return &tasks[i]
 		}
 	}
 	return nil
+}
+
+// who is for people.
+func (t pveTask) who() string {
+	return printable(fmt.Sprintf("%s, %s, task %s", t.User, t.Type, t.UPID))
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -34,12 +35,22 @@ func TestStoppedBy(t *testing.T) {
 		"started in vain later": {[]pveTask{{Type: "vzstart", Status: "no arch"}, stop}, "u1"},
 	} {
 		got := ""
-		if by := stoppedBy(test.tasks); by != nil {
+		if by := stoppedBy(test.tasks, false); by != nil {
 			got = by.UPID
 		}
 		if got != test.want {
 			t.Errorf("%s: %q, want %q", name, got, test.want)
 		}
+	}
+}
+
+func TestStoppedJustNow(t *testing.T) {
+	running, failed := pveTask{UPID: "u1", Type: "vzshutdown"}, pveTask{UPID: "u2", Type: "vzstop", Status: "CT is locked (create)", End: time.Unix(1, 0)}
+	if by := stoppedBy([]pveTask{{Type: "vncproxy"}, failed, running}, true); by == nil || by.UPID != "u1" {
+		t.Errorf("it is %+v, want the one that is at it", by)
+	}
+	if by := stoppedBy([]pveTask{failed}, true); by != nil {
+		t.Errorf("it is %+v, which was in vain", by)
 	}
 }
 

@@ -241,8 +241,8 @@ func (i *inspection) stopped() string {
 	if i.State != container.StatusStopped.String() {
 		return ""
 	}
-	if t := stoppedBy(i.PVETasks); t != nil {
-		return fmt.Sprintf("by %s, %s, task %s", printable(t.User), printable(t.Type), printable(t.UPID))
+	if t := stoppedBy(i.PVETasks, false); t != nil {
+		return "by " + t.who()
 	}
 	return ""
 }

@@ -43,6 +43,6 @@ func newCommand(out io.Writer) *cobra.Command {
 	}
 	root.SetOut(out)
 	root.PersistentFlags().BoolP("quiet", "q", false, "say only what is wrong")
-	root.AddCommand(listCommand(), inspectCommand(), explainCommand(), logsCommand(), doctorCommand(), installCommand(), uninstallCommand(), helloCommand(), supportCommand(), featuresCommand(), gcCommand(), configCommand(), versionCommand(), poolCommand(), guestCommand())
+	root.AddCommand(listCommand(), inspectCommand(), explainCommand(), logsCommand(), doctorCommand(), installCommand(), uninstallCommand(), helloCommand(), supportCommand(), featuresCommand(), gcCommand(), configCommand(), versionCommand(), poolCommand(), guestCommand(), stoppedCommand())
 	return root
 }

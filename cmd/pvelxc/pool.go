@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"strconv"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
@@ -39,6 +41,43 @@ func poolCommand() *cobra.Command {
 				return client.RemoveFromPool(cmd.Context(), args[1], vmid)
 			}
 			return fmt.Errorf("pool %s: join and leave are known: %w", args[0], errdefs.ErrInvalidArgument)
+		},
+	}
+}
+
+// stoppedCommand tells a shim which administrator ended its container since a time in seconds since
+// 1970, if one did. It is hidden for the same reason.
+func stoppedCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    "stopped NODE VMID SINCE",
+		Short:  "Show who stopped a container in Proxmox VE",
+		Hidden: true,
+		Args:   cobra.ExactArgs(3),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			vmid, err := pve.ParseVMID(args[1])
+			if err != nil {
+				return err
+			}
+			since, err := strconv.ParseInt(args[2], 10, 64)
+			if err != nil {
+				return fmt.Errorf("time %q: %w: %w", args[2], err, errdefs.ErrInvalidArgument)
+			}
+			conf, err := config.Load()
+			if err != nil {
+				return err
+			}
+			client, err := apiClient(conf.PVE.API)
+			if err != nil {
+				return err
+			}
+			tasks, err := client.Tasks(cmd.Context(), args[0], vmid, time.Unix(since, 0))
+			if err != nil {
+				return err
+			}
+			if by := stoppedBy(pveTasks(tasks), true); by != nil {
+				fmt.Fprintln(cmd.OutOrStdout(), by.who())
+			}
+			return nil
 		},
 	}
 }

@@ -2,6 +2,7 @@ package registration
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -55,11 +56,18 @@ func TestWhoStoppedIt(t *testing.T) {
 	if out, errs := n.separately("inspect", vmid); strings.Contains(out, "Tasks of Proxmox VE") || errs != "" {
 		t.Errorf("before anything was done: %q in\n%s", errs, out)
 	}
+	now := time.Now().Unix()
+	upid := "UPID:pve1:0001A2B3:00C0FFEE:6553F100:vzstop:" + vmid + ":root@pam:"
+	api.SetTasks(pvetest.APITask{UPID: upid, Node: "pve1", Type: "vzstop", User: "root@pam", VMID: number(t, vmid), Start: now})
 	n.run("lxc-stop", "-n", vmid, "--kill")
 	c.Wait(t)
 	n.lock(vmid, "create")
-	now := time.Now().Unix()
-	upid := "UPID:pve1:0001A2B3:00C0FFEE:6553F100:vzstop:" + vmid + ":root@pam:"
+	harness.Eventually(t, "the shim's answer", func() error {
+		if log := n.Daemon.LogTail(200); !strings.Contains(log, `msg="stopped in Proxmox VE" by="root@pam, vzstop, task `+upid) {
+			return errors.New("it is not in the log")
+		}
+		return nil
+	})
 	api.SetTasks(
 		pvetest.APITask{UPID: upid, Node: "pve1", Type: "vzstop", User: "root@pam", VMID: number(t, vmid), Start: now, End: now + 1, Status: "OK", Log: []string{"stopping it", "TASK OK"}},
 		pvetest.APITask{UPID: pvetest.UPID, Node: "pve1", Type: "vzstop", User: "another@pve", VMID: number(t, vmid), Start: now - 3600, End: now - 3599, Status: "OK"},

@@ -71,7 +71,8 @@ func TestPoolAPIAnswersNothing(t *testing.T) {
 	}
 	close(hold)
 	members(t, api, n.vmid())
-	api.Fail(pvetest.Status(403, "Permission check failed (/pool/k8s, Pool.Allocate)"))
+	refused := pvetest.Status(403, "Permission check failed (/pool/k8s, Pool.Allocate)")
+	api.Fail(refused, refused) // who stopped it is asked, too
 	c.Stop(t)
 	if err := c.Remove(); err != nil {
 		t.Errorf("delete: %v", err)

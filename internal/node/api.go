@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/containerd/log"
@@ -39,6 +41,23 @@ func beside(ctx context.Context, args ...string) ([]byte, error) {
 		return nil, fmt.Errorf("exit status %d: %s", exit.Code(), bytes.TrimSpace(stderr.Bytes()))
 	}
 	return stdout.Bytes(), nil
+}
+
+// tellWhoStopped logs the administrator who ended the container, if one did: a pod's container
+// is deleted as soon as it has ended, and its pod shows a number alone. It is asked by `pvelxc
+// stopped`.
+func (r *registration) tellWhoStopped(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	entry := log.G(ctx).WithField("vmid", r.reg.VMID).WithField("id", r.reg.ID).WithField("namespace", r.reg.Namespace)
+	text, err := beside(ctx, "stopped", r.client.Node, r.reg.VMID.String(), strconv.FormatInt(r.since.Unix(), 10))
+	if err != nil {
+		entry.WithError(err).Warn("who stopped the container")
+		return
+	}
+	if by := strings.TrimSpace(string(text)); by != "" {
+		entry.WithField("by", by).Info("stopped in Proxmox VE")
+	}
 }
 
 // elsewhere asks the API by `pvelxc guest`; nil without a token. Once it does not answer it

@@ -81,7 +81,10 @@ func (r *registrar) Reserve(ctx context.Context, g container.Guest) (container.R
 		log.G(ctx).WithField("id", g.ID).WithError(reg.Degraded).Warn("container starts unregistered")
 		return unregistered(g, reg.Degraded), nil //nolint:nilerr // by configuration no failure
 	}
-	return &registration{client: client, reg: reg, guest: &described, pool: newMembership(r.conf.PVE, reg.VMID)}, nil
+	return &registration{
+		client: client, reg: reg, guest: &described,
+		pool: newMembership(r.conf.PVE, reg.VMID), since: time.Now(), api: r.conf.PVE.API.TokenFile != "",
+	}, nil
 }
 
 // at is a registrar for what was registered at a site, whatever the configuration
@@ -148,6 +151,8 @@ type registration struct {
 	reg    pve.Registration
 	guest  *pve.Guest
 	pool   *membership // nil for no pool
+	since  time.Time   // of the reservation
+	api    bool        // there is one to ask
 }
 
 func (r *registration) Name() string {
@@ -186,7 +191,12 @@ func (r *registration) Running(ctx context.Context) error {
 	return r.client.SetRunning(ctx, r.reg)
 }
 
-func (r *registration) Stopped(ctx context.Context) error { return r.client.SetStopped(ctx, r.reg) }
+func (r *registration) Stopped(ctx context.Context) error {
+	if r.api {
+		go r.tellWhoStopped(context.WithoutCancel(ctx))
+	}
+	return r.client.SetStopped(ctx, r.reg)
+}
 
 func (r *registration) Update(ctx context.Context, before, after *specs.LinuxResources) error {
 	if r.guest != nil {
