@@ -83,7 +83,7 @@ type ReconcileOptions struct {
 func Reconcile(ctx context.Context, conf config.Config, opts ReconcileOptions) (pve.Report, error) {
 	var total pve.Report
 	r := &registrar{conf: conf}
-	client, err := r.opener(dryRun)
+	client, err := r.opener(opts.DryRun)
 	var here site
 	if err == nil {
 		here = site{client.Root, client.Node}
@@ -102,7 +102,7 @@ func Reconcile(ctx context.Context, conf config.Config, opts ReconcileOptions) (
 		if p == here {
 			continue
 		}
-		if client, err = r.at(p).opener(dryRun); err != nil {
+		if client, err = r.at(p).opener(opts.DryRun); err != nil {
 			errs = append(errs, err)
 			continue
 		}
