@@ -23,8 +23,9 @@ const sleeper = "terminationGracePeriodSeconds: 1\ncontainers:\n- {name: c, " + 
 
 // TestFailures: what a pod is made of dies under a kubelet. The pod goes on, or is made again; and when all
 // are gone, the node is as it was.
-func TestFailures(t *testing.T) {
-	k := start(t, settings{config: roomy, fallback: harness.Pvelxc})
+func TestFailures(t *testing.T) { each(t, testFailures) }
+
+func testFailures(t *testing.T, k *kubelet) {
 	k.put("first", sleeper) // what is there once for a node is there before the census
 	k.until("first", "ready", ready)
 	k.gone("first")

@@ -96,7 +96,14 @@ type settings struct {
 func start(t *testing.T, s settings) *kubelet {
 	t.Helper()
 	harness.NeedsRoot(t)
-	dir := filepath.Join(harness.Work, "kubelet")
+	work, err := os.MkdirTemp(harness.Work, "kubelet-")
+	if err == nil {
+		err = os.Chmod(work, 0o711) // user namespaces must get through
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(work, "kubelet")
 	for _, name := range []string{"manifests", "pod-logs", "root"} {
 		if err := os.MkdirAll(filepath.Join(dir, name), 0o755); err != nil {
 			t.Fatal(err)
@@ -109,10 +116,9 @@ func start(t *testing.T, s settings) *kubelet {
 	if err := unix.Mount("", dir, "", unix.MS_SHARED, ""); err != nil {
 		t.Fatal(err)
 	}
-	n, err := node.Start(t.Context(), filepath.Join(harness.Work, "node"), daemon.Containerd2, func(c *daemon.CRI) {
-		if c.Handlers[0].Name != s.fallback.Name {
-			slices.Reverse(c.Handlers)
-		}
+	n, err := node.Start(t.Context(), filepath.Join(work, "node"), daemon.Containerd2, func(c *daemon.CRI) {
+		i := slices.IndexFunc(c.Handlers, func(h daemon.Handler) bool { return h.Name == s.fallback.Name })
+		c.Handlers[0], c.Handlers[i] = c.Handlers[i], c.Handlers[0] // the first is the default
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -11,13 +11,23 @@ import (
 	core "k8s.io/api/core/v1"
 
 	"github.com/pvelxc/pvelxc/integration/harness"
+	"github.com/pvelxc/pvelxc/integration/node"
 )
 
 const busybox = "image: pvelxc.test/busybox:latest, imagePullPolicy: Never"
 
-// TestStaticPods: what a kubelet does with pods, on a node whose only handler in use is ours.
-func TestStaticPods(t *testing.T) {
-	k := start(t, settings{config: roomy, fallback: harness.Pvelxc})
+// each runs a test on a node whose default runtime is ours, once with either sandbox.
+func each(t *testing.T, test func(t *testing.T, k *kubelet)) {
+	t.Helper()
+	for _, r := range []harness.Runtime{harness.Pvelxc, node.ShimSandboxes} {
+		t.Run(r.Name, func(t *testing.T) { test(t, start(t, settings{config: roomy, fallback: r})) })
+	}
+}
+
+// TestStaticPods: what a kubelet does with pods.
+func TestStaticPods(t *testing.T) { each(t, testStaticPods) }
+
+func testStaticPods(t *testing.T, k *kubelet) {
 	t.Run("init containers, a sidecar, volumes and probes", func(t *testing.T) {
 		k.t = t
 		k.put("full", `terminationGracePeriodSeconds: 5
@@ -73,7 +83,7 @@ volumes:
 	})
 	t.Run("graceful termination", func(t *testing.T) {
 		k.t = t
-		dir := filepath.Join(harness.Work, "host-path")
+		dir := filepath.Join(k.dir, "host-path")
 		if err := os.MkdirAll(dir, 0o777); err != nil {
 			t.Fatal(err)
 		}
