@@ -43,7 +43,12 @@ func (p *Programs) startInit(role string, child stdio.Child, peer *os.File) (int
 		return 0, nil, err
 	}
 	defer tree.Close()
-	return spawn(Executable{Path: p.Init.Path, file: tree}, []string{role, "3"}, child, peer)
+	file, err := above(tree)
+	if err != nil {
+		return 0, nil, fmt.Errorf("start %s: %w", p.Init.Path, err)
+	}
+	defer file.Close()
+	return spawn(Executable{Path: p.Init.Path, file: file}, []string{role, "3"}, child, peer)
 }
 
 // findPrograms opens the programs beside the running executable.
@@ -64,18 +69,23 @@ var findPrograms = sync.OnceValues(func() (*Programs, error) {
 	return p, nil
 })
 
-// openProgram opens a program for execution, at a descriptor that is not one of those
-// that a child gets in its place.
+// openProgram opens a program for execution.
 func openProgram(path string) (*os.File, error) {
-	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	file, err := os.OpenFile(path, unix.O_PATH, 0)
 	if err != nil {
 		return nil, err
 	}
-	defer unix.Close(fd)
-	const above = 10
-	high, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, above)
+	defer file.Close()
+	return above(file)
+}
+
+// above duplicates the descriptor of a program to one that a child cannot get another file
+// in the place of, before it executes the program.
+func above(file *os.File) (*os.File, error) {
+	const lowest = 10
+	fd, err := unix.FcntlInt(file.Fd(), unix.F_DUPFD_CLOEXEC, lowest)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("duplicate descriptor: %w", err)
 	}
-	return os.NewFile(uintptr(high), path), nil
+	return os.NewFile(uintptr(fd), file.Name()), nil
 }

@@ -95,3 +95,21 @@ func TestSpare(t *testing.T) {
 		<-live.gone
 	}
 }
+
+// TestAbove: a program that is executed from a descriptor has one that no file of its child's takes the place of: the child has them
+// from 0 on, and a shim that has closed its first files gives their numbers to what it opens next.
+func TestAbove(t *testing.T) {
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	file, err := above(null)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if fd := file.Fd(); fd < 10 || file.Name() != os.DevNull {
+		t.Errorf("descriptor %d of %s", fd, file.Name())
+	}
+}
