@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -62,6 +63,9 @@ func TestContainerdRestart(t *testing.T) {
 				}
 				stays.exec(t, "test -e /count")
 				equal(t, "output of a new container", p.output(t, "hostname; grep -c nameserver /etc/resolv.conf"), p.Config.Hostname+"\n1")
+				if version == daemon.Containerd2 {
+					e.loseShim(t)
+				}
 			})
 		}
 	}
@@ -101,15 +105,45 @@ func TestShimKilled(t *testing.T) {
 		if s := c.wait(t); s.ExitCode == 0 {
 			t.Error("a container that nobody knows the end of has status 0")
 		}
-		harness.Eventually(t, "the pod's end", func() error {
-			s, err := p.Status(e.ctx)
-			if err == nil && s.Status.State != cri.PodSandboxState_SANDBOX_NOTREADY {
-				err = fmt.Errorf("it is %s", s.Status.State)
-			}
-			return err
-		})
+		p.over(t)
 		harness.Gone(t, pid)
 		equal(t, "a container of the next pod", e.pod(t).output(t, "echo works"), "works")
+	})
+}
+
+// loseShim: the shim of a pod dies while containerd is away. The pod is over, and its removal leaves nothing.
+func (e *env) loseShim(t *testing.T) {
+	before := shims()
+	p := e.pod(t)
+	pid := p.sleeper(t).pid(t)
+	e.Kill()
+	for _, shim := range shims() {
+		if !slices.Contains(before, shim) {
+			if err := syscall.Kill(shim, syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := e.Start(e.ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Ready(e.ctx); err != nil {
+		t.Fatal(err)
+	}
+	p.over(t)
+	harness.Gone(t, pid)
+	p.remove(t)
+}
+
+// over waits until CRI says that the pod has ended.
+func (p *pod) over(t *testing.T) {
+	t.Helper()
+	harness.Eventually(t, "the pod's end", func() error {
+		s, err := p.Status(p.env.ctx)
+		if err == nil && s.Status.State != cri.PodSandboxState_SANDBOX_NOTREADY {
+			err = fmt.Errorf("it is %s", s.Status.State)
+		}
+		return err
 	})
 }
 

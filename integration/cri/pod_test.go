@@ -66,6 +66,10 @@ func TestNamespaces(t *testing.T) {
 			withUserNamespace,
 			map[string]string{"net": shared, "ipc": shared, "uts": shared, "pid": private, "mnt": private, "user": shared},
 		},
+		"user namespace, host network": {
+			func(o *cri.NamespaceOption) { withUserNamespace(o); o.Network = cri.NamespaceMode_NODE },
+			map[string]string{"net": host, "ipc": shared, "uts": host, "pid": private, "mnt": private, "user": shared},
+		},
 		"user namespace, shared pid": {
 			func(o *cri.NamespaceOption) { withUserNamespace(o); o.Pid = cri.NamespaceMode_POD },
 			map[string]string{"net": shared, "ipc": shared, "uts": shared, "pid": shared, "mnt": private, "user": shared},

@@ -79,6 +79,25 @@ func TestLimits(t *testing.T) {
 	})
 }
 
+// TestPodResources: a pod whose resources a kubelet changes in place takes it, and says so; the groups are the kubelet's own affair.
+func TestPodResources(t *testing.T) {
+	each(t, func(t *testing.T, e *env) {
+		p := e.pod(t)
+		if _, err := e.Runtime.UpdatePodSandboxResources(e.ctx, &cri.UpdatePodSandboxResourcesRequest{
+			PodSandboxId: p.ID, Resources: &cri.LinuxContainerResources{MemoryLimitInBytes: 64 << 20}, Overhead: &cri.LinuxContainerResources{CpuShares: 10},
+		}); err != nil {
+			t.Fatal(err)
+		}
+		s, err := p.Status(e.ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info := s.Info["info"]; !strings.Contains(info, "67108864") {
+			t.Errorf("the pod's verbose status does not tell of it: %s", info)
+		}
+	})
+}
+
 // TestStats: what a kubelet shows of a container and its pod.
 func TestStats(t *testing.T) {
 	each(t, func(t *testing.T, e *env) {

@@ -110,13 +110,7 @@ func TestSharedPIDSandbox(t *testing.T) {
 			if s := c.wait(t); s.ExitCode == 0 {
 				t.Error("a container that was killed has status 0")
 			}
-			harness.Eventually(t, "the pod's end", func() error {
-				s, err := p.Status(e.ctx)
-				if err == nil && s.Status.State != cri.PodSandboxState_SANDBOX_NOTREADY {
-					err = fmt.Errorf("it is %s", s.Status.State)
-				}
-				return err
-			})
+			p.over(t)
 			_, err := p.tryCreate(forever)
 			mustFail(t, "a container in a pod that has ended", err, "not running")
 		})

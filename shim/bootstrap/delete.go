@@ -30,8 +30,9 @@ func (in *Invocation) delete(stdout io.Writer) (done bool, err error) {
 		return false, nil
 	}
 	// A shim whose container this was the last of has ended; one of a pod goes on; one that containerd never got to know, because it
-	// died, ends now; one that has died itself has left its socket.
-	if socket, ok := ParseAddress(ReadAddress(bundle)); ok && exists(socket.Path()) && !in.dismiss(socket) {
+	// died, ends now; one that has died itself has left its socket. One that holds a sandbox is told otherwise.
+	isSandbox := !exists(filepath.Join(bundle, specFile))
+	if socket, ok := ParseAddress(ReadAddress(bundle)); ok && exists(socket.Path()) && (isSandbox || !in.dismiss(socket)) {
 		return false, nil
 	}
 	const killed = 128 + uint32(unix.SIGKILL)

@@ -28,6 +28,12 @@ func TestDelete(t *testing.T) {
 		}
 		return socket
 	}
+	spec := func(t *testing.T, bundle string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(bundle, specFile), []byte("{}"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	asked := 0
 	if os.Geteuid() != 0 {
 		t.Skip("skipped: needs root, for mounts and the state directory")
@@ -36,6 +42,7 @@ func TestDelete(t *testing.T) {
 	for name, leave := range map[string]func(t *testing.T, bundle string){
 		"nothing": nil,
 		"shim of a pod": func(t *testing.T, bundle string) {
+			spec(t, bundle)
 			serve(t, address(t, bundle), services[1].name, "Shutdown", func(_ context.Context, unmarshal func(any) error) (any, error) {
 				request := new(taskapi.ShutdownRequest)
 				if err := unmarshal(request); err != nil || request.ID != "c1" || request.Now {
@@ -59,7 +66,24 @@ func TestDelete(t *testing.T) {
 			}
 			_ = file.Close()
 		},
+		"shim with a sandbox": func(t *testing.T, bundle string) {
+			serve(t, address(t, bundle), services[1].name, "Shutdown", func(context.Context, func(any) error) (any, error) {
+				t.Error("it was asked as that of a container")
+				return new(emptypb.Empty), nil
+			})
+		},
+		"sandbox": func(t *testing.T, _ string) {
+			dir := layout.Sandbox(layout.Root, namespace, "c1")
+			if err := os.MkdirAll(dir, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				_ = os.RemoveAll(filepath.Dir(dir))
+				_ = os.Remove(filepath.Dir(filepath.Dir(dir)))
+			})
+		},
 		"sick shim": func(t *testing.T, bundle string) {
+			spec(t, bundle)
 			serve(t, address(t, bundle), services[1].name, "Shutdown", func(context.Context, func(any) error) (any, error) {
 				return nil, errors.New("out of order")
 			})

@@ -18,6 +18,8 @@ import (
 const (
 	// addressFile holds the shim's address in the bundle: containerd 1.7 finds the shim by it after a restart, `delete` always.
 	addressFile = "address"
+	// specFile is the specification in a bundle; there is none for a sandbox that the shim holds itself.
+	specFile = "config.json"
 	// TTRPCEnv is how containerd tells its ttrpc socket, grpcEnv its other one.
 	TTRPCEnv = "TTRPC_ADDRESS"
 	grpcEnv  = "GRPC_ADDRESS"
@@ -55,7 +57,7 @@ func (in *Invocation) start(stdin io.Reader, stdout io.Writer) error {
 		return fmt.Errorf("read parameters: %w", err)
 	}
 	p := in.parameters(input)
-	group, err := groupOf("config.json", in.ID)
+	group, err := groupOf(specFile, in.ID)
 	if err != nil {
 		return err
 	}

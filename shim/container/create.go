@@ -150,9 +150,7 @@ func readBundle(ctx context.Context, cfg Config) (*Container, error) {
 	if c.joined, err = joinedIDMap(c.spec); err != nil {
 		return nil, err
 	}
-	if err := checkHostNetwork(c.spec); err != nil {
-		return nil, err
-	}
+	leaveHosts(c.spec)
 	return c, nil
 }
 

@@ -188,7 +188,7 @@ func (c *Container) watchExec(p *Process, exits <-chan reaper.Exit) {
 // soon as it has a child in the container, which is the shim's child too.
 func (c *Container) startHelper(peer *os.File, streams *stdio.IO) (int, error) {
 	// Its own exit tells nothing: it ends well or has said why.
-	pid, _, err := c.settings.Programs.startInit("exec", streams.Child(), peer)
+	pid, _, err := c.settings.Programs.startInit(&syscall.SysProcAttr{Setsid: true}, "exec", streams.Child(), peer)
 	return pid, err
 }
 

@@ -40,10 +40,6 @@ func (m *idMaps) userNS(ids *oci2lxc.IDMap) (*os.File, error) {
 	return f, nil
 }
 
-// NewUserNS makes a user namespace with a map and without processes. It lives as long as
-// somebody has it open.
-func NewUserNS(ids *oci2lxc.IDMap) (*os.File, error) { return new(idMaps).userNS(ids) }
-
 // close is called when the mounts are made.
 func (m *idMaps) close() {
 	m.mu.Lock()

@@ -58,26 +58,27 @@ func joinPod(spec *specs.Spec, pod Pod, settings Settings) error {
 	return nil
 }
 
-// checkHostNetwork refuses what would change the host's network through a path
-// that turns out to be the host's own network namespace.
-func checkHostNetwork(spec *specs.Spec) error {
+// leaveHosts takes namespaces out of the specification whose path turns out to lead to the host's: they are not joined but left as
+// they are. A process that has joined a user namespace could not join them, and what may not be changed in the host's is refused by
+// the conversion.
+func leaveHosts(spec *specs.Spec) {
 	if spec.Linux == nil {
-		return nil
+		return
 	}
-	for _, ns := range spec.Linux.Namespaces {
-		if ns.Type != specs.NetworkNamespace || ns.Path == "" || !sameFile(ns.Path, "/proc/self/ns/net") {
-			continue
-		}
-		if len(spec.Linux.NetDevices) > 0 {
-			return fmt.Errorf("linux.netDevices: %s is the host's network namespace: %w", ns.Path, errdefs.ErrInvalidArgument)
-		}
-		for key := range spec.Linux.Sysctl {
-			if strings.HasPrefix(strings.ReplaceAll(key, "/", "."), "net.") {
-				return fmt.Errorf("linux.sysctl %s: %s is the host's network namespace: %w", key, ns.Path, errdefs.ErrInvalidArgument)
-			}
-		}
-	}
-	return nil
+	spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces, func(ns specs.LinuxNamespace) bool {
+		name := ownNamespaces[ns.Type]
+		return ns.Path != "" && name != "" && sameFile(ns.Path, "/proc/self/ns/"+name)
+	})
+}
+
+// ownNamespaces are the names in /proc/self/ns of those that a container may share with the host.
+var ownNamespaces = map[specs.LinuxNamespaceType]string{
+	specs.CgroupNamespace:  "cgroup",
+	specs.IPCNamespace:     "ipc",
+	specs.NetworkNamespace: "net",
+	specs.PIDNamespace:     "pid",
+	specs.TimeNamespace:    "time",
+	specs.UTSNamespace:     "uts",
 }
 
 // namespaceKinds are what the kernel says of a namespace's kind (ioctl_ns(2)).

@@ -5,9 +5,13 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/pvelxc/pvelxc/oci2lxc"
+	"github.com/pvelxc/pvelxc/shim/program"
 	"github.com/pvelxc/pvelxc/shim/reaper"
 	"github.com/pvelxc/pvelxc/shim/stdio"
 )
@@ -31,13 +35,43 @@ func (e Executable) run() string { return fmt.Sprintf("/proc/self/fd/%d", e.file
 // StartSandbox starts pvelxc-init to make the namespaces of a pod (program.Sandbox), with its end of the
 // connection.
 func (p *Programs) StartSandbox(peer *os.File) (pid int, exits <-chan reaper.Exit, err error) {
-	return p.startInit("sandbox", stdio.Child{}, peer)
+	return p.startInit(&syscall.SysProcAttr{Setsid: true}, "sandbox", stdio.Child{}, peer)
+}
+
+// NewUserNS makes a user namespace with a map, in which groups may be set. It lives as long
+// as somebody has it open.
+func (p *Programs) NewUserNS(ids *oci2lxc.IDMap) (*os.File, error) {
+	conn, peer, err := program.Pair()
+	if err != nil {
+		return nil, fmt.Errorf("make user namespace: %w", err)
+	}
+	defer conn.Close() // it waits to be spoken to until then
+	pid, _, err := p.startInit(&syscall.SysProcAttr{
+		Setsid: true, Cloneflags: syscall.CLONE_NEWUSER, UidMappings: sysMap(ids.UIDs), GidMappings: sysMap(ids.GIDs), GidMappingsEnableSetgroups: true,
+	}, "sandbox", stdio.Child{}, peer)
+	_ = peer.Close()
+	if err != nil {
+		return nil, fmt.Errorf("make user namespace: %w", err)
+	}
+	f, err := os.Open(fmt.Sprintf("/proc/%d/ns/user", pid))
+	if err != nil {
+		return nil, fmt.Errorf("make user namespace: %w", err)
+	}
+	return f, nil
+}
+
+func sysMap(ids []specs.LinuxIDMapping) []syscall.SysProcIDMap {
+	list := make([]syscall.SysProcIDMap, len(ids))
+	for i, m := range ids {
+		list[i] = syscall.SysProcIDMap{ContainerID: int(m.ContainerID), HostID: int(m.HostID), Size: int(m.Size)}
+	}
+	return list
 }
 
 // startInit starts pvelxc-init in a role that a container's processes may look at: it is
 // executed from a read-only mount, so that none of them can write to the host's file
 // through /proc/PID/exe (CVE-2019-5736).
-func (p *Programs) startInit(role string, child stdio.Child, peer *os.File) (int, <-chan reaper.Exit, error) {
+func (p *Programs) startInit(attr *syscall.SysProcAttr, role string, child stdio.Child, peer *os.File) (int, <-chan reaper.Exit, error) {
 	tree, err := initTree(p.Init)
 	if err != nil {
 		return 0, nil, err
@@ -48,7 +82,7 @@ func (p *Programs) startInit(role string, child stdio.Child, peer *os.File) (int
 		return 0, nil, fmt.Errorf("start %s: %w", p.Init.Path, err)
 	}
 	defer file.Close()
-	return spawn(Executable{Path: p.Init.Path, file: file}, []string{role, "3"}, child, peer)
+	return spawnWith(attr, Executable{Path: p.Init.Path, file: file}, []string{role, "3"}, child, peer)
 }
 
 // findPrograms opens the programs beside the running executable.

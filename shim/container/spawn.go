@@ -13,6 +13,10 @@ import (
 // the files of extra from 3 on, in a session of its own: a signal to the shim's
 // group is not the container's. It has no environment.
 func spawn(program Executable, args []string, child stdio.Child, extra ...*os.File) (int, <-chan reaper.Exit, error) {
+	return spawnWith(&syscall.SysProcAttr{Setsid: true}, program, args, child, extra...)
+}
+
+func spawnWith(attr *syscall.SysProcAttr, program Executable, args []string, child stdio.Child, extra ...*os.File) (int, <-chan reaper.Exit, error) {
 	fds := []uintptr{child.Stdin.Fd(), child.Stdout.Fd(), child.Stderr.Fd()}
 	for _, f := range extra {
 		fds = append(fds, f.Fd())
@@ -21,7 +25,7 @@ func spawn(program Executable, args []string, child stdio.Child, extra ...*os.Fi
 		Dir:   "/",
 		Env:   []string{},
 		Files: fds,
-		Sys:   &syscall.SysProcAttr{Setsid: true},
+		Sys:   attr,
 	})
 	if err != nil {
 		return 0, nil, fmt.Errorf("%s: %w", program.Path, err)

@@ -14,7 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pvelxc/pvelxc/oci2lxc"
-	"github.com/pvelxc/pvelxc/shim/container"
 	"github.com/pvelxc/pvelxc/shim/program"
 	"github.com/pvelxc/pvelxc/shim/reaper"
 )
@@ -162,11 +161,7 @@ func (s *Sandbox) userNamespace() (*os.File, error) {
 			return owner, err
 		}
 	}
-	f, err := container.NewUserNS(s.plan.IDMap)
-	if err != nil {
-		return nil, err
-	}
-	return f, nil
+	return s.programs.NewUserNS(s.plan.IDMap)
 }
 
 // ownerOf is the user namespace that owns a namespace (ioctl_ns(2)); nil when that is the host's.

@@ -2,9 +2,11 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"time"
 
 	api "github.com/containerd/containerd/api/runtime/task/v2"
@@ -75,7 +77,7 @@ func (c *command) release(ctx context.Context, bundle string) error {
 		if running == nil {
 			break
 		}
-		err = running.discard(ctx, c.ID)
+		err = c.discard(ctx, running, bundle)
 		running.close()
 		if !errdefs.IsUnavailable(err) {
 			return err
@@ -103,4 +105,12 @@ func (c *command) release(ctx context.Context, bundle string) error {
 	}
 	socket.Remove()
 	return nil
+}
+
+// discard makes a running shim give up what containerd has given up: a sandbox where the bundle has no specification, else a container.
+func (c *command) discard(ctx context.Context, running *peer, bundle string) error {
+	if _, err := os.Lstat(filepath.Join(bundle, "config.json")); errors.Is(err, os.ErrNotExist) {
+		return running.endSandbox(ctx, c.ID)
+	}
+	return running.discard(ctx, c.ID)
 }

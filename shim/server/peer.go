@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/ttrpc"
 	"golang.org/x/sys/unix"
 
+	"github.com/pvelxc/pvelxc/shim/sandbox/service"
 	"github.com/pvelxc/pvelxc/shim/task"
 )
 
@@ -77,4 +78,14 @@ func (p *peer) discard(ctx context.Context, id string) error {
 		return err
 	}
 	return p.call(ctx, task.ServiceV2, "Shutdown", &api.ShutdownRequest{ID: id}, &empty{})
+}
+
+// endSandbox makes the shim give up the sandbox that it holds, and end.
+func (p *peer) endSandbox(ctx context.Context, id string) error {
+	// The request has nothing but an id, as field 1, and so is that of a task.
+	err := p.call(ctx, service.Name, "ShutdownSandbox", &api.ShutdownRequest{ID: id}, &empty{})
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	return err
 }

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	api "github.com/containerd/containerd/api/runtime/bootstrap/v1"
+	sandboxapi "github.com/containerd/containerd/api/runtime/sandbox/v1"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v2"
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/containerd/api/types/runc/options"
@@ -29,13 +30,21 @@ import (
 
 	"github.com/pvelxc/pvelxc/shim/bootstrap"
 	"github.com/pvelxc/pvelxc/shim/container"
+	"github.com/pvelxc/pvelxc/shim/sandbox"
+	"github.com/pvelxc/pvelxc/shim/sandbox/service"
 	"github.com/pvelxc/pvelxc/shim/task"
 )
 
 const patience = 30 * time.Second
 
 // testEngine is the real engine without a configuration or a registrar.
-var testEngine = Engine{Create: container.Create, Cleanup: container.Cleanup}
+var testEngine = Engine{
+	Create: container.Create, Cleanup: container.Cleanup,
+	Sandbox: func(ctx context.Context, c sandbox.Config) (*sandbox.Sandbox, error) {
+		c.Settings = container.Settings{Root: container.DefaultRoot}
+		return sandbox.New(ctx, c)
+	},
+}
 
 // front is the program that containerd runs; pvelxc-shim lies beside it.
 var front string
@@ -267,13 +276,13 @@ func TestLife(t *testing.T) {
 // TestPod: containers of one sandbox share a shim, whichever annotation and form of start names them.
 func TestPod(t *testing.T) {
 	w := newWorld(t)
-	sandbox, pid := w.start("pod", map[string]string{"io.kubernetes.cri.sandbox-id": "pod"})
+	first, pid := w.start("pod", map[string]string{"io.kubernetes.cri.sandbox-id": "pod"})
 	container, second := w.start("c1", map[string]string{"io.kubernetes.cri.sandbox-id": "pod"})
-	if second != pid || container.Address != sandbox.Address || container.Version != 3 {
-		t.Errorf("container: %v in shim %d; sandbox: %v in shim %d", container, second, sandbox, pid)
+	if second != pid || container.Address != first.Address || container.Version != 3 {
+		t.Errorf("container: %v in shim %d; sandbox: %v in shim %d", container, second, first, pid)
 	}
 	other, third := w.start("alone", map[string]string{"io.kubernetes.cri.sandbox-id": "another", "x": "pod"})
-	if third == pid || other.Address == sandbox.Address {
+	if third == pid || other.Address == first.Address {
 		t.Error("another pod got the same shim")
 	}
 	// `delete` for a container of the pod ends the shim only when it is empty, which it is here.
@@ -283,6 +292,49 @@ func TestPod(t *testing.T) {
 	w.eventually("an empty shim ends with delete", gone(pid))
 	w.shutdown(other.Address)
 	w.eventually("the other shim ends", gone(third))
+	w.noSockets()
+}
+
+// hostPod is a runtime.v1.PodSandboxConfig with the modes NODE of linux.security_context.
+var hostPod = &anypb.Any{TypeUrl: "runtime.v1.PodSandboxConfig", Value: []byte{0x42, 10, 0x12, 8, 0x0a, 6, 0x08, 2, 0x10, 2, 0x18, 2}}
+
+// TestSandbox: a shim that holds a sandbox stays without containers, and ends with the sandbox: by containerd's request, and by
+// delete, which containerd runs when it does not know the shim any more.
+func TestSandbox(t *testing.T) {
+	w := newWorld(t)
+	start := func() (address string, pid int) {
+		t.Helper()
+		bundle := w.bundle("sb", nil)
+		if err := os.Remove(filepath.Join(bundle, "config.json")); err != nil {
+			t.Fatal(err)
+		}
+		out, err := w.run(bundle, "sb", "start", w.modern("sb"))
+		result := new(api.BootstrapResult)
+		if err != nil || proto.Unmarshal([]byte(out), result) != nil {
+			t.Fatalf("start: %v: %q", err, out)
+		}
+		pid = w.connect(result.Address, task.ServiceV3)
+		w.shims = append(w.shims, pid)
+		request := &sandboxapi.CreateSandboxRequest{SandboxID: "sb", BundlePath: bundle, Options: hostPod}
+		if err := w.client(result.Address).call(t.Context(), service.Name, "CreateSandbox", request, &sandboxapi.CreateSandboxResponse{}); err != nil {
+			t.Fatal(err)
+		}
+		w.shutdown(result.Address) // as after the deletion of its last container
+		if pid != w.connect(result.Address, task.ServiceV3) {
+			t.Error("the shim went without being asked to")
+		}
+		return result.Address, pid
+	}
+	address, pid := start()
+	if err := w.client(address).call(t.Context(), service.Name, "ShutdownSandbox", &sandboxapi.ShutdownSandboxRequest{SandboxID: "sb"}, &empty{}); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("the shim ends", gone(pid))
+	_, pid = start()
+	if out, err := w.run(filepath.Join(w.root, "sb"), "sb", "delete", nil); err != nil {
+		t.Fatalf("delete: %v: %s", err, out)
+	}
+	w.eventually("the shim ends with delete", gone(pid))
 	w.noSockets()
 }
 

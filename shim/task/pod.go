@@ -52,3 +52,10 @@ func remove(ctx context.Context, c Container) error {
 
 // End ends the shim, whatever it has.
 func (s *Service) End() { s.shutdown.Do(s.config.Shutdown) }
+
+// EndIfEmpty ends the shim when it has neither containers nor a sandbox.
+func (s *Service) EndIfEmpty() {
+	if s.containers.closeIfEmpty() {
+		s.shutdown.Do(s.config.Shutdown)
+	}
+}

@@ -287,9 +287,7 @@ func (s *Service) Connect(_ context.Context, r *api.ConnectRequest) (*api.Connec
 
 // Shutdown ends the shim if it has no containers. containerd calls it after each task's deletion.
 func (s *Service) Shutdown(context.Context, *api.ShutdownRequest) (*emptypb.Empty, error) {
-	if s.containers.closeIfEmpty() {
-		s.shutdown.Do(s.config.Shutdown)
-	}
+	s.EndIfEmpty()
 	return empty, nil
 }
 

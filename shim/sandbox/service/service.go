@@ -4,7 +4,6 @@ package service
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"runtime"
 	"sync"
@@ -24,8 +23,9 @@ type Tasks interface {
 	KillAll(ctx context.Context) error
 	// Clear ends and deletes every container, and takes no more.
 	Clear(ctx context.Context) error
-	// End ends the shim.
+	// End ends the shim, EndIfEmpty one without containers.
 	End()
+	EndIfEmpty()
 }
 
 // Config is what a Service needs.
@@ -106,8 +106,7 @@ func (s *Service) stop(ctx context.Context, id string) error {
 	return s.config.Tasks.KillAll(ctx)
 }
 
-// shutdown takes the sandbox away and ends the shim, whether or not there has been a sandbox: containerd asks for it after a
-// creation that failed, too.
+// shutdown takes the sandbox away and ends the shim. containerd asks for it after a creation that failed, too: then there is none.
 func (s *Service) shutdown(ctx context.Context, id string) error {
 	s.mu.Lock()
 	b, other := s.sandbox, s.sandbox != nil && s.id != id
@@ -115,16 +114,17 @@ func (s *Service) shutdown(ctx context.Context, id string) error {
 	if other {
 		return fmt.Errorf("sandbox %s: %w", id, errdefs.ErrNotFound)
 	}
+	if b == nil {
+		s.config.Tasks.EndIfEmpty()
+		return nil
+	}
+	b.Stop()
 	// The containers' files are in use until they are gone.
-	if b != nil {
-		b.Stop()
-	}
-	err := s.config.Tasks.Clear(ctx)
-	if b != nil {
-		err = errors.Join(err, b.Remove())
-	}
-	if err != nil {
+	if err := s.config.Tasks.Clear(ctx); err != nil {
 		return err // and it may be asked again
+	}
+	if err := b.Remove(); err != nil {
+		return err
 	}
 	s.config.Tasks.End()
 	return nil

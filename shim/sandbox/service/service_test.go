@@ -40,6 +40,7 @@ func (k *tasks) Hold() error                   { return k.note("hold") }
 func (k *tasks) KillAll(context.Context) error { return k.note("kill") }
 func (k *tasks) Clear(context.Context) error   { return k.note("clear") }
 func (k *tasks) End()                          { _ = k.note("end") }
+func (k *tasks) EndIfEmpty()                   { _ = k.note("end if empty") }
 
 func (k *tasks) took() []string {
 	k.mu.Lock()
@@ -191,7 +192,7 @@ func TestBadRequests(t *testing.T) {
 	if _, err := client.ShutdownSandbox(ctx, &api.ShutdownSandboxRequest{SandboxID: "sb"}); err != nil {
 		t.Error(err)
 	}
-	if got := k.took(); !slices.Equal(got, []string{"clear", "end"}) {
+	if got := k.took(); !slices.Equal(got, []string{"end if empty"}) {
 		t.Errorf("a shutdown without a sandbox did %v", got)
 	}
 }
