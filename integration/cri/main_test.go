@@ -12,7 +12,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -25,7 +24,7 @@ import (
 func TestMain(m *testing.M) { harness.Main(m) }
 
 // patience bounds what a test waits for; it only matters when the test fails.
-const patience = 2 * time.Minute
+var patience = 4 * harness.Patience()
 
 // env is where one subtest runs its pods.
 type env struct {
@@ -80,7 +79,7 @@ func on(t *testing.T, r harness.Runtime, version daemon.Version) *env {
 	return enter(t, n, r)
 }
 
-// start runs a node and a pod on each of its handlers, so that what is there once for a node is there
+// start runs a node and a pod on each of the handlers under test, so that what is there once for a node is there
 // before a census is taken.
 func start(t *testing.T, name string, version daemon.Version, change func(*daemon.CRI)) *node.Node {
 	t.Helper()
@@ -90,7 +89,7 @@ func start(t *testing.T, name string, version daemon.Version, change func(*daemo
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, r := range node.Runtimes(version) {
+	for _, r := range selected(version) {
 		warm := &env{Node: n, handler: r.Name, ctx: ctx}
 		run, err := n.RunPod(ctx, r.Name, n.PodConfig())
 		if err != nil {

@@ -14,6 +14,9 @@ import (
 // $PVELXC_TEST_PATIENCE, a Go duration, replaces it on a machine that is much slower than others.
 var patience = patienceOf(os.Getenv("PVELXC_TEST_PATIENCE"))
 
+// Patience is that of this machine, for tests that bound their waits themselves.
+func Patience() time.Duration { return patience }
+
 func patienceOf(setting string) time.Duration {
 	if setting == "" {
 		return 30 * time.Second
