@@ -9,7 +9,7 @@ set -euo pipefail
 readonly BUILD=(gcc libc6-dev pkg-config lxc-dev libseccomp-dev)
 readonly RUN=(lxc busybox-static runc iproute2 procps mount ca-certificates)
 readonly K8S=(ipset)
-readonly PACKAGE=(gcc-aarch64-linux-gnu lintian debootstrap apparmor xz-utils jq)
+readonly PACKAGE=(gcc-aarch64-linux-gnu lintian debootstrap apparmor xz-utils jq qemu-user-static)
 readonly TEST=(crun containernetworking-plugins iptables tini valgrind
 	make libprotobuf-c-dev libprotobuf-dev protobuf-c-compiler protobuf-compiler libnl-3-dev libnet1-dev libcap-dev libbsd-dev uuid-dev python3)
 
