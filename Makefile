@@ -8,9 +8,9 @@ PEERS := $(CURDIR)/integration/peers/build.sh
 INTEGRATION := $(GO) -C integration
 
 PKG_CONFIG ?= pkg-config
-# A release is named by its builder (dist/package/build.sh).
+# A release is named by its builder (dist/package/build.sh). It has no build ID, which would be of the paths of its compiler.
 VERSION ?=
-GOFLAGS_STATIC := -trimpath -ldflags "-s -w$(if $(VERSION), -X github.com/pvelxc/pvelxc/internal/version.release=$(VERSION))"
+GOFLAGS_STATIC := -trimpath -ldflags "-s -w$(if $(VERSION), -buildid= -X github.com/pvelxc/pvelxc/internal/version.release=$(VERSION))"
 CFLAGS_COMMON := -O2 -g0 -std=gnu11 -Wall -Wextra -Werror -Wformat=2 -Wshadow -Wstrict-prototypes -Wmissing-prototypes \
 	-D_FORTIFY_SOURCE=2 -D_GNU_SOURCE -fstack-protector-strong -fstack-clash-protection -ffunction-sections -fdata-sections
 LDFLAGS_COMMON := -Wl,-z,relro,-z,now,-z,noexecstack -Wl,--gc-sections -s
