@@ -187,6 +187,13 @@ func TestApplyAttributes(t *testing.T) {
 		{Typeflag: tar.TypeReg, Name: "old", ModTime: time.Unix(-5, 0)},
 		{Typeflag: tar.TypeReg, Name: "far", ModTime: time.Unix(1<<40, 0)},
 		{Typeflag: tar.TypeLink, Name: "other", Linkname: "ping", Mode: 0o2711, Uid: 3, Gid: 4},
+		// The list changes the mode, and a change of owner the setuid bit: the entry's mode comes after both.
+		{Typeflag: tar.TypeReg, Name: "acl", Mode: 0o600, PAXRecords: map[string]string{"SCHILY.xattr.system.posix_acl_access": acl}},
+		{Typeflag: tar.TypeReg, Name: "suid", Mode: 0o4755},
+		{Typeflag: tar.TypeLink, Name: "suid too", Linkname: "suid", Mode: 0o4755, Uid: 5},
+		// A link's entry takes away capabilities that it does not name.
+		{Typeflag: tar.TypeReg, Name: "capable", Mode: 0o755, PAXRecords: map[string]string{"SCHILY.xattr.security.capability": capability}},
+		{Typeflag: tar.TypeLink, Name: "incapable", Linkname: "capable", Mode: 0o755},
 	} {
 		h.Format = tar.FormatPAX
 		must(t, w.WriteHeader(h))

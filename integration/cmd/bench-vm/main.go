@@ -2,7 +2,7 @@
 // own on ZFS (github.com/containerd/zfs), overlayfs on ext4, and overlayfs on ZFS. Each is a process of its own behind a
 // socket, as containerd has them.
 //
-//	bench-vm [-v] [-run REGEXP] [-rounds N] [-containers N] [-o FILE]
+//	bench-vm [-v] [-run REGEXP] [-rounds N] [-containers N] [-patience TIME] [-o FILE]
 //
 // Every round measures each of them once, in an order that rotates, so that a slow minute of the machine is a slow
 // minute for all. Times are medians; what travels to another machine are their ratios, ours to the peer's, and the counts.
@@ -28,17 +28,19 @@ func main() {
 	parts := flag.String("run", "", "only the parts whose name matches")
 	rounds := flag.Int("rounds", 7, "how often each snapshotter is measured, for each row")
 	containers := flag.Int("containers", 2000, "containers of the density row")
+	patience := flag.Duration("patience", 8*time.Minute, "how long containers of the density row are made, at most")
 	out := flag.String("o", "", "where the JSON goes")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *verbose, *parts, *rounds, *containers, *out); err != nil {
+	b := &bench{ctx: ctx, rounds: *rounds, containers: *containers, patience: *patience}
+	if err := b.run(*verbose, *parts, *out); err != nil {
 		fmt.Fprintln(os.Stderr, "bench-vm:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, verbose bool, parts string, rounds, containers int, out string) (err error) {
+func (b *bench) run(verbose bool, parts, out string) (err error) {
 	chosen, err := regexp.Compile(parts)
 	if err != nil {
 		return fmt.Errorf("-run: %w", err)
@@ -53,7 +55,7 @@ func run(ctx context.Context, verbose bool, parts string, rounds, containers int
 		}
 	}()
 	g.verbose = verbose
-	b := &bench{ctx: ctx, g: g, rounds: rounds, containers: containers}
+	b.g = g
 	for _, part := range []struct {
 		name string
 		fn   func() error
