@@ -217,8 +217,8 @@ func (g *ground) start(b *bench, counting bool, names ...string) error {
 		g.subjects = append(g.subjects, s)
 		for end := time.Now().Add(2 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
 			err := s.Walk(b.ctx, func(_ ctx, _ snapshots.Info) error { return nil })
-			// On an empty database containerd/zfs has no bucket to walk through, and says so.
-			if err == nil || errdefs.IsNotFound(err) {
+			// On an empty database containerd/zfs fails, and that is an answer.
+			if err == nil || !errdefs.IsUnavailable(err) {
 				break
 			}
 			if time.Now().After(end) {
