@@ -78,11 +78,12 @@ func (m *Mounted) refresh() error {
 		if list == "" {
 			list = "/proc/self/mountinfo"
 		}
-		f, err := os.Open(list)
+		// Not os.Open: Go's own poller would take the kernel's word away, which is given once.
+		fd, err := unix.Open(list, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
 			return err
 		}
-		m.file = f
+		m.file = os.NewFile(uintptr(fd), list)
 	} else if m.places != nil {
 		poll := []unix.PollFd{{Fd: int32(m.file.Fd()), Events: unix.POLLPRI}} //nolint:gosec // a descriptor is small
 		for {

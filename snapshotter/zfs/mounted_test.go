@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -43,7 +44,7 @@ func mounted(dir string) error {
 	want := func(source string, n uint64, kind error) error {
 		got, err := m.Objects(source)
 		if got != n || !errors.Is(err, kind) || (err == nil) != (kind == nil) {
-			return fmt.Errorf("objects of %s: %d, %w; want %d, %w", source, got, err, n, kind)
+			return fmt.Errorf("objects of %s: %d, %v; want %d, %v", source, got, err, n, kind) //nolint:errorlint // nil as a rule
 		}
 		return nil
 	}
@@ -71,6 +72,16 @@ func mounted(dir string) error {
 	}
 	if err := errors.Join(unix.Unmount(dir+"/a", 0), want("pool/a", 2, nil), want("pool/c", 0, ErrUnsupported)); err != nil {
 		return err
+	}
+	// Each change is seen, whatever else of this process waits for descriptors meanwhile.
+	for range 20 {
+		if err := errors.Join(mount("pool/d", "d"), want("pool/d", 1, nil), unix.Unmount(dir+"/d", 0)); err != nil {
+			return err
+		}
+		time.Sleep(5 * time.Millisecond)
+		if err := want("pool/d", 0, ErrUnsupported); err != nil {
+			return err
+		}
 	}
 	return errors.Join(unix.Unmount(dir+"/a", 0), unix.Unmount(dir+"/b", 0), want("pool/a", 0, ErrUnsupported))
 }
