@@ -255,16 +255,17 @@ type brim struct {
 	ballast string
 
 	mu sync.Mutex
-	// at is the change, counted from when it is set, that finds no space; 0: none.
-	at int // guarded by mu
+	// spared are the kinds of changes that found no space since arm.
+	spared map[string]bool // guarded by mu
 	// refused and done count the changes that found no space, by their kind.
 	refused, done map[string]int // guarded by mu
 }
 
-func (b *brim) set(at int) {
+// arm has the next change of each kind find no space.
+func (b *brim) arm() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.at = at
+	b.spared = map[string]bool{}
 }
 
 // hold sets the reservation.
@@ -298,10 +299,10 @@ func (b *brim) reserve() error {
 func (b *brim) change(op string, fn func() error) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.at--
-	if b.at != 0 {
+	if b.spared[op] {
 		return fn()
 	}
+	b.spared[op] = true
 	if err := b.reserve(); err != nil {
 		b.e.t.Error(err)
 		return err
@@ -331,17 +332,16 @@ func TestNoSpaceOnPool(t *testing.T) {
 	e.run("zfs", "create", "-o", "mountpoint=none", "brim/ballast")
 	b := &brim{e: e, ballast: "brim/ballast", refused: map[string]int{}, done: map[string]int{}}
 	o := faultOptions(raw, e.root, e.dir, &points{brim: b.change})
-	// again calls fn until it succeeds, with the first, the second, … change finding no space.
+	// again calls fn until it succeeds: one change after the other finds no space, and finds it the next time.
 	again := func(what string, fn func() error) {
 		t.Helper()
+		b.arm()
 		for at := 1; ; at++ {
-			b.set(at)
 			err := fn()
-			b.set(0)
 			if err == nil {
 				return
 			}
-			if at > 20 || !errdefs.IsResourceExhausted(err) || !strings.Contains(err.Error(), "hint:") {
+			if at > 6 || !errdefs.IsResourceExhausted(err) || !strings.Contains(err.Error(), "hint:") {
 				t.Fatalf("%s on a full pool, the %dth time: %v", what, at, err)
 			}
 		}
