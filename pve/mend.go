@@ -95,9 +95,12 @@ func (p *reconciliation) keepHere(ctx context.Context, e Entry, t Task) {
 
 // describe gives the image to a note that is as it was written without one.
 func (p *reconciliation) describe(ctx context.Context, e Entry, t Task) {
+	if t.Image == nil || e.unwritten {
+		return
+	}
 	known := Guest{Namespace: t.Namespace, ID: t.ID}
 	plain := note(known)
-	if t.Image == nil || e.unwritten || e.Conf.Description() != plain {
+	if e.Conf.Description() != plain {
 		return
 	}
 	if known.Image = t.Image(ctx); known.Image == "" {

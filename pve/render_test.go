@@ -247,6 +247,24 @@ func TestHostname(t *testing.T) {
 	}
 }
 
+func TestTag(t *testing.T) {
+	for name, want := range map[string]string{
+		"k8s": "k8s", "ns-Default": "ns-default", "pod-web.0_a+b": "pod-web.0_a+b", "-a-": "a", ".+a.": "a", "_a": "_a", "---": "", "": "", "ü": "", "a b;c": "a-b-c",
+		strings.Repeat("a", 80): strings.Repeat("a", 67),
+	} {
+		if got := Tag(name); got != want {
+			t.Errorf("Tag(%q) = %q, want %q", name, got, want)
+		}
+	}
+	var many []string
+	for i := range 40 {
+		many = append(many, fmt.Sprint("t", i))
+	}
+	if got := strings.Split(tagList(many, []string{"t0"}), ";"); len(got) != 32 || got[31] != "t31" {
+		t.Errorf("of forty tags %q are left", got)
+	}
+}
+
 func TestNoteValueStaysInItsCodeSpan(t *testing.T) {
 	for value, want := range map[string]string{
 		"docker.io/a:b": "docker.io/a:b", "a`b": "a'b", "a\nb\x00": "a\uFFFDb\uFFFD", "\u202egnp.exe": "\uFFFDgnp.exe", "a\u2028b\xff": "a\uFFFDb\uFFFD", "<b> ü": "<b> ü",

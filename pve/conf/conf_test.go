@@ -103,6 +103,27 @@ func TestPatchTouchesItsLineAlone(t *testing.T) {
 	}
 }
 
+// What says so already stays as it was written, and what is new goes before the gap of the first section.
+func TestPatchOfOddFiles(t *testing.T) {
+	for _, test := range []struct {
+		name, text, want string
+		patch            func(*conf.Conf) error
+	}{
+		{"equal raw value", "lxc.group  =  g\nmemory: 16\n", "lxc.group  =  g\nmemory: 16\n", func(c *conf.Conf) error { return c.SetRaw("lxc.group", "g") }},
+		{"no key before a section", "#note\n\n[s1]\nmemory: 32\n", "#note\nmemory: 16\n\n[s1]\nmemory: 32\n", func(c *conf.Conf) error { return c.Set("memory", "16") }},
+		{"no raw key before a section", "\n[s1]\n", "lxc.group: g\n\n[s1]\n", func(c *conf.Conf) error { return c.SetRaw("lxc.group", "g") }},
+		{"a section of one letter is none", "[s]\nmemory: 32\n", "[s]\nmemory: 16\n", func(c *conf.Conf) error { return c.Set("memory", "16") }},
+	} {
+		c := parse(t, test.text)
+		if err := test.patch(c); err != nil || string(c.Bytes()) != test.want {
+			t.Errorf("%s: %v, %q, want %q", test.name, err, c.Bytes(), test.want)
+		}
+	}
+	if v, _ := parse(t, "a_b1: c\n").Get("a_b1"); v != "c" {
+		t.Errorf("a key with an underscore has %q", v)
+	}
+}
+
 func TestPatchOfAFileWithoutFinalNewline(t *testing.T) {
 	c := parse(t, "cores: 1")
 	if err := errors.Join(c.Set("memory", "16"), c.SetRaw("lxc.group", "g")); err != nil {
