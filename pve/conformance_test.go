@@ -40,6 +40,7 @@ func conformance(t *testing.T, machine func(*testing.T) *machine) {
 	t.Run("editor", func(t *testing.T) { editor(t, machine(t)) })
 	t.Run("pct set", func(t *testing.T) { pctSet(t, machine(t)) })
 	t.Run("lock is bounded", func(t *testing.T) { lockIsBounded(t, machine(t)) })
+	t.Run("a lock of PVE's", func(t *testing.T) { foreignLock(t, machine(t)) })
 	t.Run("too big", func(t *testing.T) { tooBig(t, machine(t)) })
 	t.Run("list", func(t *testing.T) { list(t, machine(t)) })
 }
@@ -354,6 +355,44 @@ func adminSet(t *testing.T, m *machine, vmid pve.VMID) {
 	theirs.Keys["tty"] = fmt.Sprint(n + 1)
 	if err := errors.Join(os.WriteFile(path+".tmp.1", []byte(theirs.Write()), 0o640), os.Rename(path+".tmp.1", path)); err != nil {
 		t.Error(err)
+	}
+}
+
+// foreignLock: a lock that PVE put there is PVE's to take away, whatever the container does.
+func foreignLock(t *testing.T, m *machine) {
+	reg := m.reserve("c1")
+	must(t, m.SetRunning(ctx(t), reg))
+	text := strings.Replace(read(t, m.path(reg.VMID)), "memory:", "lock: backup\nmemory:", 1)
+	write(t, m.path(reg.VMID), text)
+	for name, do := range map[string]func(context.Context, pve.Registration) error{"SetStopped": m.SetStopped, "SetRunning": m.SetRunning} {
+		must(t, do(ctx(t), reg))
+		if got := read(t, m.path(reg.VMID)); got != text {
+			t.Errorf("after %s the conf is\n%s", name, got)
+		}
+	}
+}
+
+// TestOddFiles: what is no file does not hide the confs beside it, and nothing is read or removed through it.
+func TestOddFiles(t *testing.T) {
+	m := local(t)
+	reg := m.reserve("c1")
+	outside := filepath.Join(t.TempDir(), "outside")
+	write(t, outside, strings.Replace(read(t, m.path(reg.VMID)), "/c1\n", "/c2\n", 1))
+	must(t, os.Symlink(outside, m.path(9990)))
+	must(t, os.Mkdir(m.path(9991), 0o755))
+	must(t, unix.Mkfifo(m.path(9992), 0o600))
+	entries, err := m.List(ctx(t), true)
+	if err != nil || len(entries) != 1 || entries[0].VMID != reg.VMID {
+		t.Errorf("%+v, %v", entries, err)
+	}
+	if _, err := m.Reconcile(ctx(t), tasks(task(reg, false))); err != nil {
+		t.Error(err)
+	}
+	if err := m.SetRunning(ctx(t), pve.Registration{VMID: 9990, Namespace: "default", ID: "c2"}); !errors.Is(err, unix.ELOOP) {
+		t.Errorf("a link was followed: %v", err)
+	}
+	if got := read(t, outside); !strings.Contains(got, "/c2\n") {
+		t.Errorf("behind the link is %q", got)
 	}
 }
 

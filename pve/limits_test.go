@@ -50,3 +50,12 @@ func TestKeys(t *testing.T) {
 		}
 	}
 }
+
+func TestNext(t *testing.T) {
+	r := Range{200, 204}
+	for v, want := range map[VMID]VMID{200: 201, 203: 204, 204: 200, 100: 200, 300: 200, 0: 200} {
+		if got := r.next(v); got != want {
+			t.Errorf("after %d comes %d, want %d", v, got, want)
+		}
+	}
+}
