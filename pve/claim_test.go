@@ -74,6 +74,13 @@ func TestMadeAndNotWritten(t *testing.T) {
 				t.Errorf("changes: %+v", report.Changes)
 			}
 		},
+		"it is being written": func(t *testing.T, m *machine, reg pve.Registration) {
+			patient := m.again(func(r *pve.Registrar) { r.Grace = time.Hour })
+			patient.check("while it is young", tasks(task(reg, true)), "")
+			if got := read(t, m.path(reg.VMID)); got != "" {
+				t.Errorf("the conf became %q", got)
+			}
+		},
 		"there is no task": func(t *testing.T, m *machine, _ pve.Registration) {
 			m.check("without a task", tasks(), "removed c1")
 			if got := m.confs(); got != "" {

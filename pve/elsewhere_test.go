@@ -68,6 +68,35 @@ func TestRunsElsewhere(t *testing.T) {
 	a.check("at home", v, "")
 }
 
+// TestCameBackMeanwhile: whoever brought a conf back, and edited it, was faster.
+func TestCameBackMeanwhile(t *testing.T) {
+	a, _ := cluster(t)
+	reg := a.reserve("c1")
+	must(t, os.Rename(a.path(reg.VMID), a.pathOn("n2", reg.VMID)))
+	view := tasks()
+	view.Tasks = func(context.Context) ([]pve.Task, error) {
+		must(t, os.Rename(a.pathOn("n2", reg.VMID), a.path(reg.VMID)))
+		write(t, a.path(reg.VMID), read(t, a.path(reg.VMID))+"# mine\n")
+		return []pve.Task{task(reg, false)}, nil
+	}
+	if got := a.reconcile(view); got != "returned c1" || !strings.HasSuffix(read(t, a.path(reg.VMID)), "# mine\n") {
+		t.Errorf("%s; the conf is now\n%s", got, read(t, a.path(reg.VMID)))
+	}
+}
+
+// TestVMIDOfAnotherNodesContainer: a VMID that another node's pvelxc gave meanwhile is that container's.
+func TestVMIDOfAnotherNodesContainer(t *testing.T) {
+	a, b := cluster(t)
+	reg := a.reserve("c1")
+	theirs := strings.Replace(read(t, a.path(reg.VMID)), "pvelxc/n1/", "pvelxc/n2/", 1)
+	must(t, os.Remove(a.path(reg.VMID)))
+	write(t, b.path(reg.VMID), theirs)
+	a.check("it is theirs", tasks(task(reg, true)), "conflict c1")
+	if got := read(t, b.path(reg.VMID)); got != theirs || a.confs() != "" {
+		t.Errorf("their conf became\n%s\nand here is %q", got, a.confs())
+	}
+}
+
 // TestConflictSaysWhose: the cluster knows more of a guest than its VMID.
 func TestConflictSaysWhose(t *testing.T) {
 	a, b := cluster(t)

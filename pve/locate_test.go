@@ -1,0 +1,37 @@
+package pve
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestNodeThatClimbs: a list of guests that names no node leads nowhere.
+func TestNodeThatClimbs(t *testing.T) {
+	r := renderer(t)
+	for path, text := range map[string]string{
+		".vmlist":            `{"version": 1, "ids": {"9000": {"node": "../x", "type": "lxc", "version": 1}}}`,
+		"x/lxc/9000.conf":    "lxc.group: pvelxc/n1/default/c1\n",
+		"nodes/n2/lxc/.keep": "",
+	} {
+		path = filepath.Join(r.Root, path)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.Local, r.store.local = false, false // as if it were the cluster's
+	if node, data, err := r.locate(9000); !errors.Is(err, unix.ENOENT) {
+		t.Errorf("located on %q: %q, %v", node, data, err)
+	}
+	p := &reconciliation{Registrar: r}
+	if node, data, err := p.find(context.Background(), 9000); !errors.Is(err, unix.ENOENT) {
+		t.Errorf("found on %q: %q, %v", node, data, err)
+	}
+}
