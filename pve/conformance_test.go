@@ -237,6 +237,17 @@ func leftovers(t *testing.T, m *machine) {
 		t.Error("the conf went although its leftovers did not")
 	}
 	must(t, m.Unregister(ctx(t), reg))
+
+	// PVE leaves no deep tree there: somebody else's files are not removed.
+	reg = m.reserve("c3")
+	deep := filepath.Join(m.LXCPath, reg.VMID.String(), "1/2/3/4/5")
+	must(t, os.MkdirAll(deep, 0o755))
+	if err := m.Unregister(ctx(t), reg); !errors.Is(err, unix.ENOTEMPTY) || m.get(reg.VMID, "protection") != "1" {
+		t.Errorf("with a deep tree in it: %v, want ENOTEMPTY and the conf kept", err)
+	}
+	if _, err := os.Stat(deep); err != nil {
+		t.Error(err)
+	}
 }
 
 // leftoversAlone: who removed the conf by hand leaves a directory to remove, unless

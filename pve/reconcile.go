@@ -29,12 +29,9 @@ type Task struct {
 
 // View is what Reconcile is to make the confs agree with.
 type View struct {
-	// Tasks lists every task it Covers. An error ends the reconciliation before
+	// Tasks lists every task of this node. An error ends the reconciliation before
 	// anything was touched: a task that could not be asked is not a task that is gone.
 	Tasks func(context.Context) ([]Task, error)
-	// Covers limits the view to some containers, a shim's own for instance. Nil is
-	// all of this node.
-	Covers func(Owner) bool
 	// Cluster looks for confs that PVE moved to other nodes, too.
 	Cluster bool
 	// Elsewhere tells of a guest on another node what no file does: whether it runs there. ok
@@ -158,7 +155,7 @@ func (r *Registrar) Reconcile(ctx context.Context, view View) (report Report, er
 	}
 	seen := map[VMID]bool{}
 	for _, e := range found.entries {
-		if e.Owner.Node != r.Node || view.Covers != nil && !view.Covers(e.Owner) {
+		if e.Owner.Node != r.Node {
 			continue
 		}
 		p.report.Confs++
@@ -174,9 +171,7 @@ func (r *Registrar) Reconcile(ctx context.Context, view View) (report Report, er
 			p.restore(ctx, t)
 		}
 	}
-	if view.Covers == nil {
-		p.sweep(ctx, found)
-	}
+	p.sweep(ctx, found)
 	slices.SortStableFunc(p.report.Changes, func(a, b Change) int { return cmp.Compare(a.VMID, b.VMID) })
 	errs := []error{ctx.Err()}
 	for _, c := range p.report.Changes {

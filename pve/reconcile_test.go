@@ -171,17 +171,6 @@ func reconciles(t *testing.T, machine func(*testing.T) *machine) {
 		must(t, os.Chtimes(m.path(ahead.VMID), future, future))
 		m.check("after a clock that was wrong", tasks(), "removed c2")
 	})
-	t.Run("a shim's own", func(t *testing.T) {
-		m := machine(t)
-		mine := m.reserve("mine")
-		m.reserve("others")
-		view := tasks()
-		view.Covers = func(o pve.Owner) bool { return o.ID == "mine" }
-		m.check("its view", view, "removed mine")
-		if got := m.confs(); strings.Contains(got, mine.VMID.String()) || got == "" {
-			t.Errorf("left: %q", got)
-		}
-	})
 	t.Run("tasks that cannot be asked", func(t *testing.T) {
 		m := machine(t)
 		m.reserve("c1")
