@@ -2,10 +2,28 @@ package pve
 
 import (
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
+
+// TestNoteThatEnded: who opened a note that its keeper has taken away meanwhile keeps none, and knows of no outage.
+func TestNoteThatEnded(t *testing.T) {
+	o := outage{note: filepath.Join(t.TempDir(), "away"), root: t.TempDir()}
+	fd, err := open(o.note, unix.O_RDWR|unix.O_CREAT, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(o.note); err != nil {
+		t.Fatal(err)
+	}
+	if over, err := o.watch(fd); over != nil || err != nil {
+		t.Errorf("it is watched (%v), or known: %v", over != nil, err)
+	}
+}
 
 // TestQuietly: the kernel can choose the thread for no signal of the process, and can again afterwards.
 func TestQuietly(t *testing.T) {

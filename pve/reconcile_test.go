@@ -170,6 +170,11 @@ func reconciles(t *testing.T, machine func(*testing.T) *machine) {
 		future := time.Now().Add(2 * time.Hour)
 		must(t, os.Chtimes(m.path(ahead.VMID), future, future))
 		m.check("after a clock that was wrong", tasks(), "removed c2")
+		next := m.path(9990) + ".tmp.pvelxc" // somebody writes it now
+		write(t, next, "half")
+		m.check("a write in progress", tasks(), "")
+		must(t, os.Chtimes(next, past, past))
+		m.check("a write that was interrupted", tasks(), "swept")
 	})
 	t.Run("tasks that cannot be asked", func(t *testing.T) {
 		m := machine(t)
@@ -179,6 +184,20 @@ func reconciles(t *testing.T, machine func(*testing.T) *machine) {
 		_, err := m.Reconcile(ctx(t), pve.View{Tasks: func(context.Context) ([]pve.Task, error) { return nil, failure }})
 		if !errors.Is(err, failure) || m.confs() != before {
 			t.Errorf("got %v, left %q", err, m.confs())
+		}
+	})
+	t.Run("written while it was looked at", func(t *testing.T) {
+		m := machine(t)
+		write(t, m.path(9990), "")
+		write(t, filepath.Join(m.StateDir, "intents", "9990"), "")
+		view := tasks()
+		view.Tasks = func(context.Context) ([]pve.Task, error) {
+			write(t, m.path(9990), "memory: 16\n")
+			return nil, nil
+		}
+		m.reconcile(view)
+		if got := read(t, m.path(9990)); got != "memory: 16\n" {
+			t.Errorf("the conf became %q", got)
 		}
 	})
 	t.Run("remains of a crash", func(t *testing.T) {
