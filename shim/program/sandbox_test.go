@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -20,41 +19,16 @@ import (
 	"github.com/pvelxc/pvelxc/oci2lxc"
 )
 
-// newNetwork is a network namespace without processes.
-func newNetwork(t *testing.T) *os.File {
+// newNamespace is a namespace without processes.
+func newNamespace(t *testing.T, name string, attr *syscall.SysProcAttr) *os.File {
 	t.Helper()
-	type made struct {
-		f   *os.File
-		err error
-	}
-	result := make(chan made)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		err := unix.Unshare(unix.CLONE_NEWNET)
-		var f *os.File
-		if err == nil {
-			f, err = os.Open("/proc/thread-self/ns/net")
-		}
-		result <- made{f, err}
-	}()
-	r := <-result
-	if r.err != nil {
-		t.Fatal(r.err)
-	}
-	t.Cleanup(func() { r.f.Close() })
-	return r.f
-}
-
-// newUser is a user namespace without processes.
-func newUser(t *testing.T) *os.File {
-	t.Helper()
-	m := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 100000, Size: 65536}}
+	// A process, and not a thread of this one: it might be the first, whose namespaces pass for those of all.
 	cmd := exec.Command("sleep", "1000")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER, UidMappings: m, GidMappings: m}
+	cmd.SysProcAttr = attr
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	f, err := os.Open(fmt.Sprintf("/proc/%d/ns/user", cmd.Process.Pid))
+	f, err := os.Open(fmt.Sprintf("/proc/%d/ns/%s", cmd.Process.Pid, name))
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait()
 	if err != nil {
@@ -62,6 +36,19 @@ func newUser(t *testing.T) *os.File {
 	}
 	t.Cleanup(func() { f.Close() })
 	return f
+}
+
+func newNetwork(t *testing.T) *os.File {
+	t.Helper()
+	return newNamespace(t, "net", &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET})
+}
+
+func newUser(t *testing.T) *os.File {
+	t.Helper()
+	m := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 100000, Size: 65536}}
+	return newNamespace(t, "user", &syscall.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWUSER, UidMappings: m, GidMappings: m, GidMappingsEnableSetgroups: true,
+	})
 }
 
 // sandboxPlan plans new namespaces of the given kinds.

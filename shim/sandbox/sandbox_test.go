@@ -276,6 +276,10 @@ func TestJoin(t *testing.T) {
 	if spec.Mounts[0].Source != "/kubelet/hosts" {
 		t.Errorf("the kubelet's file was replaced by %s", spec.Mounts[0].Source)
 	}
+	volume := &specs.Spec{Mounts: []specs.Mount{{Destination: "/dev/shm/", Type: "bind", Source: "/volume"}}}
+	if err := s.Join(volume); err != nil || volume.Mounts[0].Source != "/volume" || len(volume.Mounts) != 4 {
+		t.Errorf("a volume on /dev/shm: %v, %v", volume.Mounts, err)
+	}
 	shared := &specs.Spec{Linux: &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: specs.PIDNamespace, Path: "/proc/0/ns/pid"}}}}
 	if err := s.Join(shared); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("a PID namespace that the pod does not share: %v", err)
