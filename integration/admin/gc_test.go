@@ -162,7 +162,7 @@ func TestGCLeftovers(t *testing.T) {
 		}
 	}
 	name := func(id string) string { return "pvelxc.monitor/" + a.Namespace + "--" + id }
-	gone, busy, foreign := a.NewID(), a.NewID(), a.NewID()
+	gone, busy, foreign, fresh, taken := a.NewID(), a.NewID(), a.NewID(), a.NewID(), a.NewID()
 	var planted []string
 	plant := func(path string) {
 		t.Helper()
@@ -185,6 +185,17 @@ func TestGCLeftovers(t *testing.T) {
 	plant(a.Namespace + "/" + foreign)       // of nobody that is known to have been ours
 	plant("pvelxc.monitor/" + harness.Token) // not a name that we give
 	plant(name(busy))
+	plant(name(fresh)) // as that of a container which is being made
+	now := time.Now()
+	for _, root := range roots {
+		if err := os.Chtimes(filepath.Join(root, name(fresh)), now, now); err != nil {
+			t.Fatal(err)
+		}
+		old(t, filepath.Join(root, name(running.ID())))
+	}
+	plant(name(taken))
+	plant(a.Namespace + "/" + taken) // another runtime's by now
+	other := sleepIn(t, filepath.Join(roots[0], a.Namespace, taken))
 	sleeper := sleepIn(t, filepath.Join(roots[0], name(busy)))
 	old(t, home(a.Namespace, running.ID()))
 	empty := home(a.Namespace, a.NewID())
@@ -205,7 +216,10 @@ func TestGCLeftovers(t *testing.T) {
 	held := "cgroup " + name(busy)
 	for _, args := range [][]string{nil, {"--apply"}} {
 		got := a.gc(args...)
-		if len(got) != 3 || got[groups].Kept || !strings.Contains(got[groups].Reason, "there is no container") ||
+		if l, ok := got["cgroup "+name(taken)]; !ok || l.Kept || l.Error != "" {
+			t.Errorf("gc %q: beside another's group: %+v", args, l)
+		}
+		if len(got) != 4 || got[groups].Kept || !strings.Contains(got[groups].Reason, "there is no container") ||
 			!got[held].Kept || !strings.Contains(got[held].Reason, "1 processes are in it") || !strings.Contains(got["directory "+empty].Reason, "never made") {
 			t.Errorf("gc %q found %+v", args, got)
 		}
@@ -213,7 +227,7 @@ func TestGCLeftovers(t *testing.T) {
 	is := func(path string) bool { _, err := os.Lstat(path); return err == nil }
 	for _, root := range roots {
 		for path, want := range map[string]bool{
-			name(gone): false, a.Namespace + "/" + gone: false, name(busy): true, a.Namespace + "/" + foreign: true, "pvelxc.monitor/" + harness.Token: true,
+			name(gone): false, a.Namespace + "/" + gone: false, name(taken): false, a.Namespace + "/" + taken: true, name(busy): true, name(fresh): true, name(running.ID()): true, a.Namespace + "/" + foreign: true, "pvelxc.monitor/" + harness.Token: true,
 		} {
 			if is(filepath.Join(root, path)) != want {
 				t.Errorf("%s/%s is there: %t", root, path, !want)
@@ -227,4 +241,5 @@ func TestGCLeftovers(t *testing.T) {
 		t.Errorf("a container that runs says %q", got)
 	}
 	sleeper()
+	other()
 }
