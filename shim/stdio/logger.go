@@ -187,12 +187,17 @@ func (l *logger) flush(ctx context.Context) error {
 func (l *logger) read() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.emptied() && (l.cmd == nil || asleep(l.cmd.Process.Pid))
+}
+
+// emptied says whether the pipes are empty. l.mu is held.
+func (l *logger) emptied() bool {
 	for _, f := range l.unread {
 		if n, err := unix.IoctlGetInt(int(f.Fd()), unix.TIOCINQ); err == nil && n > 0 {
 			return false
 		}
 	}
-	return l.cmd == nil || asleep(l.cmd.Process.Pid)
+	return true
 }
 
 // asleep says whether every thread of a process is in an interruptible sleep (the third field of proc_pid_stat(5)).

@@ -498,9 +498,11 @@ func TestLoggerFlush(t *testing.T) {
 	if err := streams.Flush(ctx); err != nil {
 		t.Error(err)
 	}
-	if !streams.logger.read() {
+	streams.logger.mu.Lock()
+	if !streams.logger.emptied() {
 		t.Error("flushed although not all is read")
 	}
+	streams.logger.mu.Unlock()
 	drain(t, streams)
 }
 
