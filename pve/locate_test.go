@@ -10,6 +10,30 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// TestKinds: what the system's errors mean depends on what is at the root.
+func TestKinds(t *testing.T) {
+	for _, test := range []struct {
+		errno         unix.Errno
+		local, remote error
+	}{
+		{unix.EACCES, nil, ErrNoQuorum}, {unix.ENOTCONN, ErrUnreachable, ErrUnreachable}, {unix.ECONNABORTED, ErrUnreachable, ErrUnreachable},
+		{unix.ESHUTDOWN, ErrUnreachable, ErrUnreachable}, {unix.EIO, nil, ErrUnreachable}, {unix.ENOSPC, ErrTooBig, ErrTooBig},
+		{unix.EFBIG, ErrTooBig, ErrTooBig}, {unix.ENOENT, ErrNotRegistered, ErrNotRegistered}, {unix.EPERM, nil, nil},
+	} {
+		for _, local := range []bool{true, false} {
+			want := test.remote
+			if local {
+				want = test.local
+			}
+			var e *Error
+			err := (&Registrar{Local: local}).wrap("try", 9000, &os.PathError{Op: "open", Path: "/x", Err: test.errno})
+			if !errors.As(err, &e) || e.Kind != want || e.VMID != 9000 || !errors.Is(err, test.errno) {
+				t.Errorf("%v, local %v: %v, want %v", test.errno, local, err, want)
+			}
+		}
+	}
+}
+
 // TestNodeThatClimbs: a list of guests that names no node leads nowhere.
 func TestNodeThatClimbs(t *testing.T) {
 	r := renderer(t)

@@ -128,7 +128,7 @@ func TestHurryProvesNothing(t *testing.T) {
 // is that operation's failure alone.
 func TestSlownessIsNoOutage(t *testing.T) {
 	m, _ := cluster(t)
-	slow := m.again(func(r *pve.Registrar) { r.RetryFor = 200 * time.Millisecond })
+	slow := m.again(func(r *pve.Registrar) { r.RetryFor = 3 * time.Second }) // a quarter of it is left for a small answer
 	release := make(chan struct{})
 	m.mount.Before(func(pvetest.Op, string) { <-release })
 	if _, err := slow.Reserve(ctx(t), guest("c1")); !errors.Is(err, pve.ErrUnreachable) {
