@@ -83,6 +83,8 @@ func TestBadFilesAreRefused(t *testing.T) {
 		"no version":   {"registration = \"all\"\n", "version is missing"},
 		"new version":  {"version = 2\n", "this program knows version 1"},
 		"bad value":    {"version = 1\nregistration = \"some\"\n", "must be one of containers, all, none"},
+		"pool alone":   {"version = 1\n[pve]\npool = \"k8s\"\n", "hint: set token_file in [pve.api]"},
+		"no grace":     {"version = 1\n[pve]\ngrace = \"0s\"\n", "must be a duration above zero"},
 		"bad type":     {"version = 1\n[runtime]\nunprivileged = \"yes\"\n", "config.toml:3:"},
 		"bad syntax":   {"version = \n", "config.toml:1:"},
 	} {

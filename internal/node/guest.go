@@ -119,8 +119,11 @@ func limits(r *specs.LinuxResources) pve.Limits {
 		}
 	}
 	if c := r.CPU; c != nil {
-		if c.Quota != nil && *c.Quota > 0 && c.Period != nil {
-			l.CPUQuota, l.CPUPeriod = *c.Quota, int64(*c.Period)
+		if c.Quota != nil && *c.Quota > 0 {
+			l.CPUQuota, l.CPUPeriod = *c.Quota, 100000 // the kernel's, where none is given
+			if c.Period != nil && *c.Period > 0 {
+				l.CPUPeriod = int64(*c.Period)
+			}
 		}
 		if c.Shares != nil && *c.Shares > 0 {
 			l.CPUWeight = cgroups.ConvertCPUSharesToCgroupV2Value(*c.Shares)

@@ -126,15 +126,13 @@ func (c *Client) trust() (*tls.Config, error) {
 // call makes a request until it is answered. result may be nil.
 func (c *Client) call(ctx context.Context, method, path string, parameters url.Values, result any) error {
 	var err error
-	pause := c.Backoff
 	for attempt := range c.Attempts {
 		if attempt > 0 {
 			// Half of the pause is chance: nodes that lost a server together do not
 			// come back together.
-			if !sleep(ctx, pause/2+rand.N(pause/2+1)) {
+			if pause := pauseBefore(attempt, c.Backoff); !sleep(ctx, pause/2+rand.N(pause/2+1)) {
 				break
 			}
-			pause = min(2*pause, 10*time.Second)
 		}
 		if err = c.attempt(ctx, method, path, parameters, result); err == nil || !retriable(err) {
 			break
@@ -144,6 +142,16 @@ func (c *Client) call(ctx context.Context, method, path string, parameters url.V
 		return fmt.Errorf("%s %s: %w", method, path, err)
 	}
 	return nil
+}
+
+// pauseBefore is how long an attempt, the first being 0, waits at most: twice as long as the
+// one before it, and no longer than ten seconds.
+func pauseBefore(attempt int, backoff time.Duration) time.Duration {
+	const most = 10 * time.Second
+	for ; attempt > 1 && backoff < most; attempt-- {
+		backoff *= 2
+	}
+	return min(backoff, most)
 }
 
 func (c *Client) attempt(ctx context.Context, method, path string, parameters url.Values, result any) error {

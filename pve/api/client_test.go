@@ -1,6 +1,7 @@
 package api_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -15,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -103,6 +105,14 @@ func TestGuestsOfOtherNodes(t *testing.T) {
 	}
 }
 
+func TestOnlyGuests(t *testing.T) {
+	s := pvetest.StartAPI(t)
+	s.SetGuests(map[string]any{"type": "node", "node": "n1"}, map[string]any{"vmid": nil}, map[string]any{"vmid": 100, "node": "n1", "status": "stopped"})
+	if got, err := client(t, s).Guests(background(t)); err != nil || len(got) != 1 || got[0].VMID != 100 {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
 func TestTasks(t *testing.T) {
 	s := pvetest.StartAPI(t)
 	c, ctx := client(t, s), background(t)
@@ -131,6 +141,16 @@ func TestTasks(t *testing.T) {
 	}
 }
 
+// endless is an answer that grows past all that a cluster has to say.
+func endless(w http.ResponseWriter) {
+	blank := bytes.Repeat([]byte(" "), 1<<20)
+	for range 65 {
+		if _, err := w.Write(blank); err != nil {
+			return // the client has had enough
+		}
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	s := pvetest.StartAPI(t)
 	c := client(t, s)
@@ -156,6 +176,9 @@ func TestRefusals(t *testing.T) {
 		}, errdefs.ErrUnknown, "302 Found"},
 		{pvetest.Text(`{"data":[{"vmid":"x"}]}`), errdefs.ErrDataLoss, "not of this API"},
 		{pvetest.Text(`{"data":{"vmid":1}}`), errdefs.ErrDataLoss, "not of this API"},
+		{pvetest.Text(`{"data":[{"vmid":-5}]}`), errdefs.ErrDataLoss, "not of this API"},
+		{pvetest.Text(`{"data":[{"vmid":1.5}]}`), errdefs.ErrDataLoss, "not of this API"},
+		{endless, errdefs.ErrResourceExhausted, "more than 67108864 bytes"},
 	} {
 		s.Fail(test.fault)
 		_, err := c.Guests(background(t))
@@ -278,7 +301,15 @@ func TestNewRefuses(t *testing.T) {
 		change func(*api.Client)
 		kind   error
 	}{
-		"no TLS":            {func(c *api.Client) { c.URL = "http://127.0.0.1:8006" }, errdefs.ErrInvalidArgument},
+		"no TLS":  {func(c *api.Client) { c.URL = "http://127.0.0.1:8006" }, errdefs.ErrInvalidArgument},
+		"a user":  {func(c *api.Client) { c.URL = strings.Replace(c.URL, "://", "://root@", 1) }, errdefs.ErrInvalidArgument},
+		"a query": {func(c *api.Client) { c.URL += "?x=y" }, errdefs.ErrInvalidArgument},
+		"a pipe": {func(c *api.Client) {
+			c.TokenFile += ".pipe"
+			if err := syscall.Mkfifo(c.TokenFile, 0o600); err != nil {
+				t.Error(err)
+			}
+		}, errdefs.ErrPermissionDenied},
 		"a path":            {func(c *api.Client) { c.URL += "/x" }, errdefs.ErrInvalidArgument},
 		"a bad fingerprint": {func(c *api.Client) { c.Fingerprint = "AA:BB" }, errdefs.ErrInvalidArgument},
 		"no authority":      {func(c *api.Client) { c.CAFile = c.TokenFile }, errdefs.ErrInvalidArgument},
