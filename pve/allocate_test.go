@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -137,6 +138,74 @@ func TestHalfWritten(t *testing.T) {
 		t.Errorf("completed, its host name is %q", got)
 	}
 	a.noIntents()
+}
+
+// TestWrittenAndRestarted: what came through before the daemon went, and was edited since, is not written over.
+func TestWrittenAndRestarted(t *testing.T) {
+	a, b := cluster(t)
+	var once sync.Once
+	theirs := ""
+	a.mount.Before(func(op pvetest.Op, path string) {
+		if op != pvetest.OpWrite {
+			return
+		}
+		once.Do(func() {
+			intent := strings.TrimSuffix(filepath.Base(path), ".conf")
+			theirs = read(t, filepath.Join(a.StateDir, "intents", intent)) + "# mine\n"
+			write(t, filepath.Join(b.Root, path), theirs)
+			a.mount.Stop()
+			time.AfterFunc(3*time.Millisecond, a.mount.Resume)
+		})
+	})
+	reg := a.reserve("c1")
+	if got := read(t, a.path(reg.VMID)); got != theirs || got == "" {
+		t.Errorf("the conf became\n%s", got)
+	}
+	a.noIntents()
+}
+
+// TestFullDirectory: a file system that takes a part of a conf leaves none.
+func TestFullDirectory(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "pve")
+	must(t, os.Mkdir(root, 0o755))
+	if err := unix.Mount("none", root, "tmpfs", 0, "size=8k"); err != nil {
+		t.Skipf("needs mount(2): %v", err)
+	}
+	t.Cleanup(func() { must(t, unix.Unmount(root, 0)) })
+	m := start(t, options(t, root, "n1"), nil)
+	long := guest("c1")
+	long.Image, long.Pod = strings.Repeat("ü", 1000), strings.Repeat("ü", 1000)
+	for range 32 {
+		long.Tags = append(long.Tags, fmt.Sprint("t", len(long.Tags), strings.Repeat("x", 60)))
+	}
+	long.Container = strings.Repeat("😀", 1000)
+	reg, err := m.Reserve(ctx(t), long)
+	must(t, err)
+	m.written(reg.VMID)
+	if got := read(t, m.path(reg.VMID)); got != "" {
+		t.Errorf("left are %d bytes", len(got))
+	}
+	if err := m.SetRunning(ctx(t), reg); !errors.Is(err, pve.ErrTooBig) || m.confs() != reg.VMID.String()+".conf" {
+		t.Errorf("%v, want ErrTooBig; in the directory: %s", err, m.confs())
+	}
+	must(t, m.Unregister(ctx(t), reg))
+}
+
+// TestNoNeedNoWrite: what is as it should be is not written, and what cannot be written leaves nothing.
+func TestNoNeedNoWrite(t *testing.T) {
+	m, _ := cluster(t)
+	reg := m.reserve("c1")
+	must(t, m.SetRunning(ctx(t), reg))
+	m.mount.Counts()
+	must(t, m.SetRunning(ctx(t), reg))
+	must(t, m.Update(ctx(t), reg, guest("").Limits, guest("").Limits))
+	if changes := m.mount.Counts(); len(changes) > 0 {
+		t.Errorf("changes for nothing: %v", changes)
+	}
+	m.mount.Before(func(op pvetest.Op, _ string) { m.mount.SetBroken(op == pvetest.OpWrite) })
+	if err := m.SetStopped(ctx(t), reg); !errors.Is(err, unix.EIO) || m.confs() != reg.VMID.String()+".conf" {
+		t.Errorf("%v, want EIO; in the directory: %s", err, m.confs())
+	}
 }
 
 // TestLateGrant: what a slow cluster grants to nobody is given back with all that was held for it.

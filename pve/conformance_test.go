@@ -392,6 +392,7 @@ func TestOddFiles(t *testing.T) {
 	must(t, os.Symlink(outside, m.path(9990)))
 	must(t, os.Mkdir(m.path(9991), 0o755))
 	must(t, unix.Mkfifo(m.path(9992), 0o600))
+	write(t, m.path(9993), strings.Repeat("x", 2*conf.MaxSize))
 	entries, err := m.List(ctx(t), true)
 	if err != nil || len(entries) != 1 || entries[0].VMID != reg.VMID {
 		t.Errorf("%+v, %v", entries, err)

@@ -180,8 +180,8 @@ func (r *Registrar) readAll(ctx context.Context, node string, vmids []VMID) (ent
 // readEntry returns nil for a conf that is not ours.
 func readEntry(dir int, node string, vmid VMID, buf []byte) (e *Entry, empty bool, err error) {
 	data, err := readFile(dir, vmid.String()+".conf", buf)
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ELOOP) || errors.Is(err, unix.EISDIR) {
-		return nil, false, nil // gone, or no file
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ELOOP) || errors.Is(err, unix.EISDIR) || errors.Is(err, unix.EFBIG) {
+		return nil, false, nil // gone, or no conf
 	}
 	if err != nil {
 		return nil, false, err

@@ -34,6 +34,33 @@ func TestKinds(t *testing.T) {
 	}
 }
 
+// TestVanished: a conf that went between the list of names and its reading is as one that was never there.
+func TestVanished(t *testing.T) {
+	r := renderer(t)
+	if err := os.WriteFile(r.store.path("n1", 9000), []byte("lxc.group: pvelxc/n1/default/c1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	entries, empty, err := r.readAll(context.Background(), "n1", []VMID{9000, 9001})
+	if err != nil || len(entries) != 1 || entries[0].VMID != 9000 || len(empty) > 0 {
+		t.Errorf("%+v, empty %v, %v", entries, empty, err)
+	}
+}
+
+// TestWhereItIs: only a machine without /etc/pve is no node of PVE's.
+func TestWhereItIs(t *testing.T) {
+	r, err := Reader(Registrar{Node: "n1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, local := DefaultRoot, false
+	if _, err := os.Lstat(DefaultRoot); err != nil {
+		want, local = DefaultLocal, true
+	}
+	if r.Root != want || r.Local != local {
+		t.Errorf("registrations are at %s, local %v; want %s, %v", r.Root, r.Local, want, local)
+	}
+}
+
 // TestNodeThatClimbs: a list of guests that names no node leads nowhere.
 func TestNodeThatClimbs(t *testing.T) {
 	r := renderer(t)
