@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -21,10 +22,7 @@ import (
 // holder is the shim of a pod whose sandbox it holds itself, and the pid that CRI has for the sandbox.
 func (p *pod) holder(t *testing.T, before []int) (shim, pid int) {
 	t.Helper()
-	own := slices.DeleteFunc(shims(), func(pid int) bool { return slices.Contains(before, pid) })
-	if len(own) != 1 {
-		t.Fatalf("the pod has the shims %v", own)
-	}
+	own := p.shim(t, before)
 	s, err := p.Status(p.env.ctx)
 	if err != nil {
 		t.Fatal(err)
@@ -33,7 +31,7 @@ func (p *pod) holder(t *testing.T, before []int) (shim, pid int) {
 	if err := json.Unmarshal([]byte(s.Info["info"]), &info); err != nil || info.Pid == nil {
 		t.Fatalf("the pod's verbose status is %q, %v", s.Info["info"], err)
 	}
-	return own[0], *info.Pid
+	return own, *info.Pid
 }
 
 // TestShimHoldsNamespaces: a pod has no process before its containers have, and keeps its namespaces and its shared memory through
@@ -140,4 +138,44 @@ func TestNoPauseImage(t *testing.T) {
 	}
 	e := enter(t, n, node.ShimSandboxes)
 	equal(t, "output", e.pod(t).output(t, "echo works"), "works")
+}
+
+// TestUnprivilegedHandler: the options of a handler are known to either sandbox: one whose containers are to be unprivileged refuses a
+// pod without a user namespace, whose network containerd makes where the root of one has no rights.
+func TestUnprivilegedHandler(t *testing.T) {
+	harness.NeedsRoot(t)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	options := filepath.Join(t.TempDir(), "pvelxc.toml")
+	text := fmt.Sprintf("version = 1\n[pve]\nroot = %q\n[runtime]\nunprivileged = true\n", harness.Registrations())
+	if err := os.WriteFile(options, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n, err := node.Start(ctx, filepath.Join(harness.Work, "cri-unprivileged"), daemon.Containerd2, func(c *daemon.CRI) {
+		for i := range c.Handlers {
+			if c.Handlers[i].Type == harness.Pvelxc.Type {
+				c.Handlers[i].ConfigPath = options
+			}
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, r := range []harness.Runtime{harness.Pvelxc, node.ShimSandboxes} {
+		e := &env{Node: n, handler: r.Name, ctx: ctx}
+		refused := func(t *testing.T) {
+			_, err := e.tryPod(t)
+			mustFail(t, "a pod without a user namespace", err, "hostUsers: false")
+		}
+		t.Run(r.Name+" warms up", refused)
+		t.Run(r.Name, func(t *testing.T) {
+			e = enter(t, n, r)
+			refused(t)
+		})
+	}
 }

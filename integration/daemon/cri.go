@@ -24,6 +24,7 @@ type Handler struct {
 	Name, Type string
 	Sandboxer  string // "podsandbox" or "shim"; empty for containerd's default. 1.7 does not have it for a handler.
 	NetworkDir string // holds the CNI configurations of its pods; empty for the node's
+	ConfigPath string // is the file of its runtime options; empty for none
 }
 
 // NRISocket is where NRI plugins connect to a daemon with CRI.
@@ -59,13 +60,18 @@ func (c *CRI) config(d *Daemon) string {
 	none := filepath.Join(d.Dir, "nri")
 	fmt.Fprintf(&b, criConfig, d.NRISocket(), none, none, c.SandboxImage, d.CDIDir(), c.NetworkDir, c.PluginDir, c.Handlers[0].Name)
 	for _, h := range c.Handlers {
+		options := "" // a table of their own, which must come last
 		fmt.Fprintf(&b, "    [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.%s]\n      runtime_type = %q\n", h.Name, h.Type)
 		if h.Sandboxer != "" {
 			fmt.Fprintf(&b, "      sandboxer = %q\n      disable_pause_image_pull = %v\n", h.Sandboxer, h.Sandboxer == "shim")
 		}
+		if h.ConfigPath != "" {
+			options = fmt.Sprintf("      [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.%s.options]\n        ConfigPath = %q\n", h.Name, h.ConfigPath)
+		}
 		if h.NetworkDir != "" {
 			fmt.Fprintf(&b, "      cni_conf_dir = %q\n", h.NetworkDir)
 		}
+		b.WriteString(options)
 	}
 	return b.String()
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/pvelxc/pvelxc/internal/config"
 	"github.com/pvelxc/pvelxc/oci2lxc"
+	"github.com/pvelxc/pvelxc/shim/bootstrap"
 	"github.com/pvelxc/pvelxc/shim/container"
 	"github.com/pvelxc/pvelxc/shim/sandbox"
 	"github.com/pvelxc/pvelxc/shim/server"
@@ -49,9 +50,13 @@ func Cleanup(ctx context.Context, cfg container.CleanupConfig) (container.Exit, 
 	return container.Cleanup(ctx, cfg)
 }
 
-// Sandbox makes the sandbox of a pod with the node's settings. Those of its runtime handler do not come with it.
+// Sandbox makes the sandbox of a pod with the node's settings, and those of its runtime handler over them.
 func Sandbox(ctx context.Context, cfg sandbox.Config) (*sandbox.Sandbox, error) {
-	conf, err := config.Load()
+	options, err := optionsIn(bootstrap.ReadInput(cfg.Bundle), cfg.ID)
+	if err != nil {
+		return nil, fmt.Errorf("create sandbox %s: %w", cfg.ID, err)
+	}
+	conf, err := configFor(ctx, options)
 	if err != nil {
 		return nil, fmt.Errorf("create sandbox %s: %w", cfg.ID, err)
 	}

@@ -9,11 +9,13 @@ import (
 	"github.com/containerd/containerd/api/types/runtimeoptions/v1"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/pvelxc/pvelxc/internal/config"
 	"github.com/pvelxc/pvelxc/shim/container"
+	"github.com/pvelxc/pvelxc/shim/wire"
 )
 
 // configFor is the node's configuration with containerd's runtime options over it:
@@ -25,6 +27,35 @@ func configFor(ctx context.Context, options *anypb.Any) (config.Config, error) {
 		return conf, err
 	}
 	return override(ctx, conf, options)
+}
+
+// optionsIn finds the runtime options in what containerd writes to the standard input of a shim's start: BootstrapParams from 2.3 on,
+// in which they are an extension, and themselves before. Nil stands for none.
+func optionsIn(input []byte, id string) (*anypb.Any, error) {
+	var instance string
+	var extension []byte
+	err := wire.Message(input, func(n protowire.Number, v wire.Value) error {
+		switch n {
+		case 1:
+			return v.Text(&instance)
+		case 8:
+			return v.Message(func(n protowire.Number, v wire.Value) error { // Extension
+				if n == 1 && extension == nil {
+					extension = v.Bytes
+				}
+				return nil
+			})
+		}
+		return nil
+	})
+	if err == nil && instance == id {
+		input = extension
+	}
+	options := new(anypb.Any)
+	if err := proto.Unmarshal(input, options); err != nil {
+		return nil, fmt.Errorf("runtime options: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	return options, nil
 }
 
 func override(ctx context.Context, conf config.Config, options *anypb.Any) (config.Config, error) {

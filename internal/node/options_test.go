@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	bootstrap "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	runcoptions "github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/containerd/api/types/runtimeoptions/v1"
 	"github.com/containerd/errdefs"
@@ -84,5 +85,39 @@ func TestNoOptions(t *testing.T) {
 		if c, err := override(t.Context(), config.Default(), a); err != nil || !cmp.Equal(c, config.Default()) {
 			t.Errorf("options %v: %+v, %v", a, c, err)
 		}
+	}
+}
+
+// TestOptionsIn: the options of a sandbox's handler are found in what each containerd writes to start.
+func TestOptionsIn(t *testing.T) {
+	options := pack(t, &runcoptions.Options{SystemdCgroup: true})
+	params := &bootstrap.BootstrapParams{InstanceID: "sb", Namespace: "k8s.io", ContainerdVersion: "2.4.2", Extensions: []*bootstrap.Extension{{Value: options}}}
+	bytes := func(m proto.Message) []byte {
+		data, err := proto.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
+	}
+	for name, test := range map[string]struct {
+		input []byte
+		want  string // the type
+	}{
+		"2.3 and newer":        {bytes(params), options.TypeUrl},
+		"older":                {bytes(options), options.TypeUrl},
+		"newer, without any":   {bytes(&bootstrap.BootstrapParams{InstanceID: "sb"}), ""},
+		"older, without any":   {nil, ""},
+		"of another container": {bytes(&bootstrap.BootstrapParams{InstanceID: "other"}), "other"}, // which Any takes for a type
+	} {
+		got, err := optionsIn(test.input, "sb")
+		if err != nil || got.GetTypeUrl() != test.want {
+			t.Errorf("%s: %v, %v", name, got, err)
+		}
+		if test.want == options.TypeUrl && !proto.Equal(got, options) {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+	if _, err := optionsIn([]byte{0xff}, "sb"); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("what is no message: %v", err)
 	}
 }

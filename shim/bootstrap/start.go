@@ -20,6 +20,8 @@ const (
 	addressFile = "address"
 	// specFile is the specification in a bundle; there is none for a sandbox that the shim holds itself.
 	specFile = "config.json"
+	// inputFile holds, for such a sandbox, what containerd wrote to standard input: its options come with no later request.
+	inputFile = "parameters"
 	// TTRPCEnv is how containerd tells its ttrpc socket, grpcEnv its other one.
 	TTRPCEnv = "TTRPC_ADDRESS"
 	grpcEnv  = "GRPC_ADDRESS"
@@ -60,6 +62,11 @@ func (in *Invocation) start(stdin io.Reader, stdout io.Writer) error {
 	group, err := groupOf(specFile, in.ID)
 	if err != nil {
 		return err
+	}
+	if !exists(specFile) {
+		if err := os.WriteFile(inputFile, input, 0o600); err != nil {
+			return fmt.Errorf("keep the sandbox's options: %w", err)
+		}
 	}
 	socket, err := socketFor(p.socketDir, p.grpc, in.Namespace, group)
 	if err != nil {
@@ -248,6 +255,13 @@ func writeAddress(address string) error {
 func ReadAddress(bundle string) string {
 	data, _ := os.ReadFile(filepath.Join(bundle, addressFile))
 	return string(data)
+}
+
+// ReadInput is what containerd wrote to the standard input of the `start` of a sandbox that the shim holds itself; nil where it is
+// unknown.
+func ReadInput(bundle string) []byte {
+	data, _ := os.ReadFile(filepath.Join(bundle, inputFile))
+	return data
 }
 
 // answer tells containerd where the shim is. An old daemon gets a bare address, which 1.6 to 2.2 all take for version 2 over ttrpc.

@@ -141,7 +141,7 @@ func readBundle(ctx context.Context, cfg Config) (*Container, error) {
 		return nil, err
 	}
 	if cfg.Pod != nil {
-		if err := joinPod(c.spec, cfg.Pod, settings); err != nil {
+		if err := cfg.Pod.Join(c.spec); err != nil {
 			return nil, err
 		}
 	} else if settings.Unprivileged != nil {
@@ -151,6 +151,11 @@ func readBundle(ctx context.Context, cfg Config) (*Container, error) {
 		return nil, err
 	}
 	leaveHosts(c.spec)
+	if settings.Unprivileged != nil {
+		if err := CheckUnprivileged(c.spec); err != nil {
+			return nil, err
+		}
+	}
 	return c, nil
 }
 

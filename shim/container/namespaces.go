@@ -44,20 +44,6 @@ func joinUserNamespace(spec *specs.Spec) {
 	spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace, Path: path})
 }
 
-// joinPod gives a container what its pod shares. A container cannot be in a user namespace of its own while the namespaces of its pod
-// are in the host's; the sandbox was made before the settings of the runtime handler were known.
-func joinPod(spec *specs.Spec, pod Pod, settings Settings) error {
-	if err := pod.Join(spec); err != nil {
-		return err
-	}
-	user := slices.ContainsFunc(spec.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == specs.UserNamespace })
-	if settings.Unprivileged != nil && !user {
-		return fmt.Errorf("unprivileged = true comes from the options of the runtime handler, and the shim holds the pod's namespaces: %w (hint: set it in config.toml, or hostUsers: false in the pod)",
-			errdefs.ErrFailedPrecondition)
-	}
-	return nil
-}
-
 // leaveHosts takes namespaces out of the specification whose path turns out to lead to the host's: they are not joined but left as
 // they are. A process that has joined a user namespace could not join them, and what may not be changed in the host's is refused by
 // the conversion.

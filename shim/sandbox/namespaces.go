@@ -11,9 +11,9 @@ import (
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 
 	"github.com/pvelxc/pvelxc/oci2lxc"
+	"github.com/pvelxc/pvelxc/shim/container"
 	"github.com/pvelxc/pvelxc/shim/program"
 	"github.com/pvelxc/pvelxc/shim/reaper"
 )
@@ -156,37 +156,12 @@ func (s *Sandbox) userNamespace() (*os.File, error) {
 		return nil, nil
 	}
 	if s.netns != "" && s.pod.IDMap != nil {
-		owner, err := ownerOf(s.netns)
+		owner, err := container.OwnerOf(s.netns)
 		if owner != nil || err != nil {
 			return owner, err
 		}
 	}
 	return s.programs.NewUserNS(s.plan.IDMap)
-}
-
-// ownerOf is the user namespace that owns a namespace (ioctl_ns(2)); nil when that is the host's.
-func ownerOf(path string) (*os.File, error) {
-	ns, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("open the pod's network namespace: %w", err)
-	}
-	defer ns.Close()
-	fd, err := unix.IoctlRetInt(int(ns.Fd()), unix.NS_GET_USERNS)
-	if err != nil {
-		return nil, fmt.Errorf("find the owner of the pod's network namespace %s: %w", path, err)
-	}
-	owner := os.NewFile(uintptr(fd), "user namespace of "+path)
-	info, err1 := owner.Stat()
-	own, err2 := os.Stat("/proc/self/ns/user")
-	if err := errors.Join(err1, err2); err != nil {
-		_ = owner.Close()
-		return nil, fmt.Errorf("find the owner of the pod's network namespace %s: %w", path, err)
-	}
-	if os.SameFile(info, own) {
-		_ = owner.Close()
-		return nil, nil
-	}
-	return owner, nil
 }
 
 // hostRoot is the id on the host of root in a user namespace; the overflow id where it has none.

@@ -75,6 +75,11 @@ func New(ctx context.Context, c Config) (*Sandbox, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create sandbox %s: %w", c.ID, err)
 	}
+	if c.Settings.Unprivileged != nil {
+		if err := container.CheckUnprivileged(spec); err != nil {
+			return nil, fmt.Errorf("create sandbox %s: %w", c.ID, err)
+		}
+	}
 	p, err := plan(c, spec)
 	if err != nil {
 		return nil, fmt.Errorf("create sandbox %s: %w", c.ID, err)

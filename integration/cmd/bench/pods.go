@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -168,28 +169,40 @@ func (b *podBench) many(ctx context.Context, s *subject) (float64, error) {
 }
 
 // memory is the proportional set size of all processes that several idle pods bring to a node: shims, their
-// helpers, and what the pods run.
+// helpers, and what the pods run. They are idle when it stays what it was.
 func (b *podBench) memory(ctx context.Context, s *subject) (float64, error) {
+	const tries, steady = 6, 0.02
 	before := processes()
-	return b.several(ctx, s, func(float64) (float64, error) {
-		select {
-		case <-time.After(settle):
-		case <-ctx.Done():
-			return 0, ctx.Err()
-		}
-		var kB float64
-		for pid := range processes() {
-			if before[pid] {
-				continue
+	return b.several(ctx, s, func(float64) (kB float64, err error) {
+		last := 0.0
+		for range tries {
+			select {
+			case <-time.After(settle):
+			case <-ctx.Done():
+				return 0, ctx.Err()
 			}
-			n, err := pss(filepath.Join("/proc", strconv.Itoa(pid)))
-			if err != nil && !errors.Is(err, os.ErrNotExist) {
-				return 0, err
+			if kB, err = sum(before); err != nil || math.Abs(kB-last) < steady*kB {
+				break
 			}
-			kB += n
+			last = kB
 		}
-		return kB, nil
+		return kB, err
 	})
+}
+
+// sum is the proportional set size of all processes but those that were there before, in kB.
+func sum(before map[int]bool) (kB float64, err error) {
+	for pid := range processes() {
+		if before[pid] {
+			continue
+		}
+		n, err := pss(filepath.Join("/proc", strconv.Itoa(pid)))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return 0, err
+		}
+		kB += n
+	}
+	return kB, nil
 }
 
 // processes are those of the sandbox.
