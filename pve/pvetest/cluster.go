@@ -43,6 +43,7 @@ const (
 	OpReaddir  Op = "readdir"
 	OpOpen     Op = "open"
 	OpRead     Op = "read"
+	OpStatfs   Op = "statfs"
 )
 
 // Mount is one node's /etc/pve.

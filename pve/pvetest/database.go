@@ -11,8 +11,13 @@ import (
 	"time"
 )
 
-// maxFile is pmxcfs's limit for one file.
-const maxFile = 1 << 20
+// maxFile is pmxcfs's limit for one file, maxTotal what it says of itself in blocks of blockSize; nothing is refused for the
+// total's sake (memdb.c).
+const (
+	maxFile   = 1 << 20
+	maxTotal  = 128 << 20
+	blockSize = 4096
+)
 
 // guestPath is what pmxcfs takes for the configuration of a guest.
 var guestPath = regexp.MustCompile(`^/nodes/([^/]+)/(lxc|qemu-server)/([1-9][0-9]*)\.conf$`)
@@ -66,6 +71,15 @@ func (d *database) newEntry(dir bool) *entry {
 	}
 	d.touch(e)
 	return e
+}
+
+// size is what the content of all files takes.
+func (e *entry) size() int {
+	total := len(e.data)
+	for _, c := range e.children {
+		total += c.size()
+	}
+	return total
 }
 
 func (d *database) touch(e *entry) {

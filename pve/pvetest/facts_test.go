@@ -158,6 +158,24 @@ func TestFileSize(t *testing.T) {
 	want(t, "truncate beyond", os.Truncate(file, 1<<20+1), unix.EFBIG)
 }
 
+func TestDatabaseSize(t *testing.T) {
+	a, b := two(t)
+	free := func() uint64 {
+		t.Helper()
+		var st unix.Statfs_t
+		must(t, unix.Statfs(a.Dir, &st))
+		if total := st.Blocks * uint64(st.Bsize); total != 128<<20 {
+			t.Errorf("the database has %d bytes", total)
+		}
+		return st.Bfree
+	}
+	before := free()
+	must(t, os.WriteFile(in(b, "nodes/b/lxc/100.conf"), make([]byte, 10000), 0o640))
+	if got := before - free(); got != 3 {
+		t.Errorf("10,000 bytes take %d blocks, want 3", got)
+	}
+}
+
 func TestNoQuorum(t *testing.T) {
 	a, b := two(t)
 	file := in(a, "nodes/a/lxc/100.conf")

@@ -121,6 +121,17 @@ func (n *inode) Readdir(context.Context) (fs.DirStream, syscall.Errno) {
 	return fs.NewListDirStream(list), errno
 }
 
+func (n *inode) Statfs(_ context.Context, out *fuse.StatfsOut) syscall.Errno {
+	return n.m.look(OpStatfs, func() syscall.Errno {
+		used := (n.m.db.root.size() + blockSize - 1) / blockSize
+		out.Bsize, out.Frsize, out.NameLen = blockSize, blockSize, 256
+		out.Blocks = maxTotal / blockSize
+		out.Bfree = out.Blocks - uint64(used)
+		out.Bavail = out.Bfree
+		return 0
+	})
+}
+
 func (n *inode) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
 	return n.m.change(OpSet, n.e.path, func() syscall.Errno {
 		if mode, ok := in.GetMode(); ok && (n.e.isDir() || mode&0o7777 != 0o640) {
