@@ -15,6 +15,7 @@ var Checks = []Check{
 	{"pmxcfs-space", "the cluster file system has room for confs", pmxcfsSpace},
 	{"vmid-range", "the range of VMIDs has free ones and no foreign guests", vmidRange},
 	{"registrations", "containers that run are known to Proxmox VE", registrations},
+	{"pve-api", "the API of Proxmox VE answers, and its token may do what it is for", pveAPI},
 	{"backup-all-job", "no backup job takes every guest, and so containers", backupJobs},
 	{"ha-conflict", "no container is a resource of the HA manager", haConflict},
 	{"zfs-pool-health", "the pool is healthy and has room", poolHealth},

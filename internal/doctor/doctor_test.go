@@ -18,6 +18,7 @@ import (
 	"github.com/pvelxc/pvelxc/internal/config"
 	"github.com/pvelxc/pvelxc/internal/host"
 	"github.com/pvelxc/pvelxc/internal/node"
+	"github.com/pvelxc/pvelxc/pve/pvetest"
 	"github.com/pvelxc/pvelxc/shim/container"
 	"github.com/pvelxc/pvelxc/snapshotter"
 	"github.com/pvelxc/pvelxc/snapshotter/service"
@@ -33,6 +34,8 @@ import (
 //	link PATH TARGET         a symbolic link
 //	statfs PATH BLOCKS FREE  what statfs(2) says, in blocks of 4096
 //	snapshotter PATH N       a snapshotter with N snapshots listens there
+//	api [PRIVILEGE...]       the API answers a token that lacks these
+//	no-api                   there is a token, and no API
 //	container ID [WHY]       a container, registered or not; "deleting" is one that goes
 type fixture struct {
 	*Node
@@ -107,6 +110,14 @@ func (f *fixture) directive(words []string) {
 			}
 			return unix.Statfs_t{Bsize: 4096, Blocks: number(words[2], 10), Bfree: number(words[3], 10)}, nil
 		}
+	case "api":
+		s := pvetest.StartAPI(f.t)
+		s.Deny(words[1:]...)
+		f.Config.PVE.API = config.API{URL: s.URL, TokenFile: s.TokenFile, CAFile: s.CAFile}
+	case "no-api":
+		s := pvetest.StartAPI(f.t)
+		f.Config.PVE.API = config.API{URL: s.URL, TokenFile: s.TokenFile, CAFile: s.CAFile}
+		s.Close()
 	case "container":
 		c := node.Container{Info: container.Info{Namespace: "default", ID: words[1]}, VMID: 900000}
 		switch why := strings.Join(words[2:], " "); why {

@@ -105,6 +105,20 @@ func TestGuestsOfOtherNodes(t *testing.T) {
 	}
 }
 
+func TestPrivileges(t *testing.T) {
+	s := pvetest.StartAPI(t)
+	c, ctx := client(t, s), background(t)
+	for path, want := range map[string]string{"/vms/900000": "[VM.Allocate VM.Audit]", "/nowhere": "[]"} {
+		if got, err := c.Privileges(ctx, path); err != nil || fmt.Sprint(got) != want {
+			t.Errorf("on %s: %v, %v; want %s", path, got, err, want)
+		}
+	}
+	s.Deny("VM.Audit")
+	if got, err := c.Privileges(ctx, "/vms/900000"); err != nil || fmt.Sprint(got) != "[VM.Allocate]" {
+		t.Errorf("without VM.Audit: %v, %v", got, err)
+	}
+}
+
 func TestOnlyGuests(t *testing.T) {
 	s := pvetest.StartAPI(t)
 	s.SetGuests(map[string]any{"type": "node", "node": "n1"}, map[string]any{"vmid": nil}, map[string]any{"vmid": 100, "node": "n1", "status": "stopped"})

@@ -35,6 +35,7 @@ type API struct {
 	pools    map[string]map[int]bool
 	guests   []map[string]any
 	tasks    []APITask
+	denied   []string
 	requests []string
 	faults   []Fault
 }
@@ -114,6 +115,36 @@ func (s *API) SetTasks(tasks ...APITask) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.tasks = tasks
+}
+
+// Deny takes privileges from the token, as far as the list of them goes.
+func (s *API) Deny(privileges ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.denied = privileges
+}
+
+// held are the privileges on paths that begin so.
+var held = map[string][]string{
+	"/vms/":   {"VM.Allocate", "VM.Audit"},
+	"/nodes/": {"Sys.Audit"},
+	"/pool/":  {"Pool.Allocate", "Pool.Audit"},
+}
+
+func (s *API) readPermissions(w http.ResponseWriter, path string) {
+	on := map[string]int{}
+	for prefix, privileges := range held {
+		for _, p := range privileges {
+			if strings.HasPrefix(path, prefix) && !slices.Contains(s.denied, p) {
+				on[p] = 1
+			}
+		}
+	}
+	if len(on) == 0 {
+		answer(w, map[string]any{})
+		return
+	}
+	answer(w, map[string]any{path: on})
 }
 
 // SetMember makes a guest a pool's member, or no longer one.
@@ -196,6 +227,8 @@ func (s *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.readPool(w, r.Form.Get("poolid"))
 	case "PUT /api2/json/pools":
 		s.updatePool(w, r)
+	case "GET /api2/json/access/permissions":
+		s.readPermissions(w, r.Form.Get("path"))
 	case "GET /api2/json/cluster/resources":
 		answer(w, s.guests)
 	default:
