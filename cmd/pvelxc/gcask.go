@@ -14,8 +14,7 @@ import (
 )
 
 // asker knows for a reconciliation what files do not tell: containerd and Proxmox VE's API are
-// asked once each, and only when something depends on it. One that does not answer is
-// reported, and nothing else.
+// asked once each, and only when something depends on it. Without an answer the rest is done.
 type asker struct {
 	conf config.Config
 	warn func(error)
@@ -62,8 +61,7 @@ func (a *asker) image(ctx context.Context, namespace, id string) string {
 	if !ok && !a.mute {
 		var err error
 		if known, err = a.askImages(ctx, namespace); err != nil {
-			a.mute = true
-			a.warn(err)
+			a.mute = true // notes without an image can wait, and are no reason to warn
 		}
 		a.images[namespace] = known
 	}
