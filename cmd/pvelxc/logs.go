@@ -38,7 +38,9 @@ func logsCommand() *cobra.Command {
 				return fmt.Errorf("logs: %w", err)
 			}
 			entries, err := collect(cmd.Context(), c, files)
-			if err != nil {
+			done, taskErr := taskEntries(cmd.Context(), c)
+			entries = append(entries, done...)
+			if err := errors.Join(err, taskErr); err != nil {
 				fmt.Fprintln(cmd.ErrOrStderr(), "pvelxc: logs:", err)
 			}
 			timeline.Sort(entries)
@@ -92,7 +94,6 @@ func collect(ctx context.Context, c node.Container, files []string) ([]timeline.
 	if len(files) == 0 {
 		add(journal(ctx, c))
 	}
-	add(taskEntries(ctx, c))
 	return all, errors.Join(errs...)
 }
 

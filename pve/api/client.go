@@ -71,7 +71,11 @@ func New(c Client) (*Client, error) {
 	}
 	base, err := url.Parse(c.URL)
 	if err != nil || base.Scheme != "https" || base.Host == "" || base.User != nil || strings.Trim(base.Path, "/") != "" || base.RawQuery != "" {
-		return nil, fmt.Errorf("API address %q is not https://host:port: %w", c.URL, errdefs.ErrInvalidArgument)
+		shown := "" // no password, and nothing of what cannot be parsed: there may be one in it
+		if err == nil {
+			shown = fmt.Sprintf(" %q", base.Redacted())
+		}
+		return nil, fmt.Errorf("API address%s is not https://host:port: %w", shown, errdefs.ErrInvalidArgument)
 	}
 	c.base = base
 	if c.token, err = readToken(c.TokenFile); err != nil {

@@ -315,9 +315,10 @@ func TestNewRefuses(t *testing.T) {
 		change func(*api.Client)
 		kind   error
 	}{
-		"no TLS":  {func(c *api.Client) { c.URL = "http://127.0.0.1:8006" }, errdefs.ErrInvalidArgument},
-		"a user":  {func(c *api.Client) { c.URL = strings.Replace(c.URL, "://", "://root@", 1) }, errdefs.ErrInvalidArgument},
-		"a query": {func(c *api.Client) { c.URL += "?x=y" }, errdefs.ErrInvalidArgument},
+		"no TLS":                  {func(c *api.Client) { c.URL = "http://127.0.0.1:8006" }, errdefs.ErrInvalidArgument},
+		"a user":                  {func(c *api.Client) { c.URL = strings.Replace(c.URL, "://", "://root:hunter2@", 1) }, errdefs.ErrInvalidArgument},
+		"an address that is none": {func(c *api.Client) { c.URL = "https://root:hunter2@[::1" }, errdefs.ErrInvalidArgument},
+		"a query":                 {func(c *api.Client) { c.URL += "?x=y" }, errdefs.ErrInvalidArgument},
 		"a pipe": {func(c *api.Client) {
 			c.TokenFile += ".pipe"
 			if err := syscall.Mkfifo(c.TokenFile, 0o600); err != nil {
