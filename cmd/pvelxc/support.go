@@ -65,10 +65,12 @@ type supportBundle struct {
 	err   error // of writing
 }
 
+// add takes passwords out of URLs, of which errors and warnings are full.
 func (b *supportBundle) add(name string, text []byte, err error) {
 	if err != nil {
 		name, text = name+".error", append([]byte(err.Error()+"\n"), text...)
 	}
+	text = []byte(redact.URL(string(text)))
 	h := &tar.Header{Name: path.Join("pvelxc-support", name), Mode: 0o600, Size: int64(len(text)), ModTime: time.Now(), Typeflag: tar.TypeReg}
 	if e := b.tar.WriteHeader(h); e != nil {
 		b.err = errors.Join(b.err, e)
@@ -114,7 +116,7 @@ func (b *supportBundle) collect(ctx context.Context) {
 	} {
 		if _, err := h.Look(command[0]); err == nil {
 			out, err := h.Run(ctx, command[0], command[1:]...)
-			b.add(command[0]+".txt", []byte(redact.URL(out)), err)
+			b.add(command[0]+".txt", []byte(out), err)
 		}
 	}
 	b.collectContainers(ctx, conf)
@@ -149,7 +151,7 @@ func (b *supportBundle) collectContainers(ctx context.Context, conf config.Confi
 		timeline.Sort(entries)
 		var log bytes.Buffer
 		for _, e := range entries {
-			fmt.Fprintf(&log, "%s %s %s %s\n", e.Time.Format(time.RFC3339Nano), e.Source, e.Level, redact.URL(e.Message))
+			fmt.Fprintf(&log, "%s %s %s %s\n", e.Time.Format(time.RFC3339Nano), e.Source, e.Level, e.Message)
 		}
 		b.add(path.Join(dir, "log"), log.Bytes(), err)
 	}
