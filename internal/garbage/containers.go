@@ -16,6 +16,8 @@ import (
 	"github.com/pvelxc/pvelxc/internal/node"
 	"github.com/pvelxc/pvelxc/shim/cgroup"
 	"github.com/pvelxc/pvelxc/shim/container"
+	"github.com/pvelxc/pvelxc/shim/layout"
+	"github.com/pvelxc/pvelxc/shim/sandbox"
 )
 
 // sandboxAnnotation names the pod whose shim has a container.
@@ -40,8 +42,9 @@ func Containers() Source {
 				items = append(items, item)
 			}
 		}
-		empty, err := stateless(container.DefaultRoot, shims)
-		return append(items, empty...), err
+		empty, err1 := stateless(container.DefaultRoot, shims)
+		sandboxes, err2 := abandoned(container.DefaultRoot, shims)
+		return slices.Concat(items, empty, sandboxes), errors.Join(err1, err2)
 	}}
 }
 
@@ -98,6 +101,35 @@ func stateless(root string, shims []shim) ([]Item, error) {
 				}
 				_, err := node.Cleanup(ctx, container.CleanupConfig{ID: id, Namespace: namespace, Bundle: home})
 				return err
+			},
+		})
+	}
+	return items, nil
+}
+
+// abandoned finds what is left of sandboxes that a shim held and that has gone, without containerd having had them deleted.
+func abandoned(root string, shims []shim) ([]Item, error) {
+	dirs, err := filepath.Glob(layout.Sandbox(root, "*", "*"))
+	if err != nil {
+		return nil, err
+	}
+	var items []Item
+	for _, dir := range dirs {
+		namespace, id := filepath.Base(filepath.Dir(dir)), filepath.Base(dir)
+		if !isDir(dir) || young(dir) || owned(shims, namespace, id, "") {
+			continue
+		}
+		items = append(items, Item{
+			Kind: "directory", Name: dir, Reason: "of a pod's sandbox whose shim has gone",
+			remove: func(ctx context.Context) error {
+				now, err := runningShims("/proc")
+				if err != nil {
+					return err
+				}
+				if young(dir) || owned(now, namespace, id, "") {
+					return fmt.Errorf("it has changed meanwhile: %w", errdefs.ErrAborted)
+				}
+				return sandbox.Cleanup(ctx, root, namespace, id)
 			},
 		})
 	}

@@ -6,12 +6,15 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc"
 
+	"github.com/pvelxc/pvelxc/shim/layout"
 	api "github.com/pvelxc/pvelxc/snapshotter/garbage"
 )
 
@@ -151,5 +154,33 @@ func TestRunningShims(t *testing.T) {
 		if got := owned(shims, c.namespace, c.id, c.sandbox); got != c.want {
 			t.Errorf("%+v: %t, of %v", c, got, shims)
 		}
+	}
+}
+
+// TestAbandoned: the sandbox of a shim that has gone is garbage once it is old enough; that of one that runs is not.
+func TestAbandoned(t *testing.T) {
+	root := t.TempDir()
+	old := time.Now().Add(-time.Hour)
+	for _, id := range []string{"gone", "held", "young"} {
+		dir := layout.Sandbox(root, "k8s.io", id)
+		if err := os.MkdirAll(filepath.Join(dir, "shm"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if id != "young" {
+			if err := os.Chtimes(dir, old, old); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	items, err := abandoned(root, []shim{{"k8s.io", "held"}, {"default", "gone"}})
+	if err != nil || len(items) != 1 || items[0].Name != layout.Sandbox(root, "k8s.io", "gone") {
+		t.Fatalf("found %+v, %v", items, err)
+	}
+	if err := items[0].remove(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	left, err := filepath.Glob(layout.Sandbox(root, "*", "*"))
+	if err != nil || len(left) != 2 || slices.Contains(left, items[0].Name) {
+		t.Errorf("left: %v, %v", left, err)
 	}
 }
