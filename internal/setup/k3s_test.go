@@ -22,6 +22,7 @@ func newK3s(t *testing.T, daemon, template, base string) *machine {
 	m.must(os.MkdirAll(filepath.Dir(m.At("/var/lib/rancher/k3s/data/current/bin/containerd")), 0o755))
 	m.must(os.Symlink(peers, m.At("/var/lib/rancher/k3s/data/current/bin/containerd")))
 	m.must(m.Write("/etc/systemd/system/k3s.service", nil, 0o644))
+	m.must(os.RemoveAll(m.At("/var/lib/kubelet"))) // k3s' own is elsewhere
 	m.must(m.Write("/state/is-active.k3s.service", nil, 0o644))
 	m.must(m.Write(k3sDir+"/config.toml", []byte(base), 0o644))
 	m.must(m.Write("/state/base", []byte(base), 0o644))

@@ -185,6 +185,10 @@ func TestInstallAndUninstall(t *testing.T) {
 			if !strings.Contains(ran["hello"].Text, "900001") {
 				t.Errorf("hello: %+v", ran["hello"])
 			}
+			// containerd 1.7 asks a proxied differ without a namespace, which ours needs.
+			if text := shown["containerd"].Text; strings.Contains(text, "pvelxc-diff") != (daemon != "1.7.35") {
+				t.Errorf("a differ for containerd %s:\n%s", daemon, text)
+			}
 			conf, err := m.Read("/etc/pvelxc/config.toml")
 			if err != nil || !strings.Contains(conf, `vmid_range = "800000-800099"`) || !strings.Contains(conf, "systemd_cgroup = true") {
 				t.Errorf("config.toml %v: %s", err, conf)
@@ -271,6 +275,44 @@ func TestEveryStepRollsBack(t *testing.T) {
 				t.Errorf("containerd runs on with what was taken back: %q", restarted)
 			}
 		})
+	}
+}
+
+// A pool that cannot be written to, and a container that ran not as it should, end an installation with what was seen.
+func TestInstallLooks(t *testing.T) {
+	for want, test := range map[string]struct {
+		step    string
+		prepare func(m *machine, s *Setup)
+	}{
+		"pool rpool is SUSPENDED": {"dataset", func(m *machine, _ *Setup) {
+			m.must(m.Write("/bin/zpool", []byte("#!/bin/sh\necho SUSPENDED\n"), 0o755))
+		}},
+		"the container has ended at once":            {"hello", func(_ *machine, s *Setup) { s.Containers = hello(container.Info{Alive: false}, "") }},
+		"the container is not registered: no quorum": {"hello", func(_ *machine, s *Setup) { s.Containers = hello(container.Info{Alive: true}, "no quorum") }},
+		"the container was not made by pvelxc": {"hello", func(_ *machine, s *Setup) {
+			s.Containers = func() ([]node.Container, error) { return nil, nil }
+		}},
+	} {
+		m := newMachine(t, "2.4.2")
+		s := m.setup(options)
+		test.prepare(m, s)
+		before := m.files()
+		_, err := run1(t, s.Install(), false)
+		var failed *Failure
+		if !errors.As(err, &failed) || failed.Step != test.step || !strings.Contains(err.Error(), want) {
+			t.Errorf("error %v, want one of %s with %q", err, test.step, want)
+		}
+		if diff := cmp.Diff(before, m.files()); diff != "" {
+			t.Errorf("%s: left: %s", want, diff)
+		}
+	}
+}
+
+// hello is a node on which the container that install runs became one thing.
+func hello(info container.Info, unregistered string) func() ([]node.Container, error) {
+	info.Namespace, info.ID = helloNamespace, helloID
+	return func() ([]node.Container, error) {
+		return []node.Container{{Info: info, Unregistered: unregistered}}, nil
 	}
 }
 
