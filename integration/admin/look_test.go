@@ -123,6 +123,30 @@ func TestInspect(t *testing.T) {
 	}
 }
 
+// A container is meant by the beginning of its id, unless that is another's too, or the whole id of another.
+func TestNames(t *testing.T) {
+	a := on(t)
+	base := "n" + a.NewID()
+	one, two := a.Start(t, harness.ID(base+"-one"), harness.Forever()), a.Start(t, harness.ID(base+"-two"), harness.Forever())
+	short := a.Start(t, harness.ID(base), harness.Forever())
+	for name, want := range map[string]string{base + "-o": one.ID(), base + "-two": two.ID(), base: short.ID(), a.Namespace + "/" + base + "-one": one.ID()} {
+		if got := parse[row](t, a.run("inspect", name, "-o", "json")); got.ID != want {
+			t.Errorf("%s is %s, want %s", name, got.ID, want)
+		}
+	}
+	for name, hint := range map[string]string{
+		base + "-": "several have that name", base + "-three": "hint: pvelxc list", base[:2]: "hint: pvelxc list", "none/" + base: "hint: pvelxc list",
+	} {
+		_, errs, err := a.try("inspect", name)
+		if err == nil || !strings.Contains(errs, hint) {
+			t.Errorf("%s: %v, %q, want %q", name, err, errs, hint)
+		}
+		if hint == "several have that name" && (!strings.Contains(errs, one.ID()) || !strings.Contains(errs, two.ID())) {
+			t.Errorf("%s: %q does not name both", name, errs)
+		}
+	}
+}
+
 // logs joins the shim's lines, liblxc's and the monitor's by time.
 func TestLogs(t *testing.T) {
 	a := on(t)
