@@ -139,14 +139,11 @@ func (c *Container) enter(ctx context.Context, p *Process, proc *oci2lxc.Process
 	if done.Type != program.MsgDone {
 		return c.monitor.unexpected(done)
 	}
-	exits := reaper.Watch(done.PID)
-	// Even if it has ended: until its exit is taken from exits, the pid is its own.
-	fd, err := pidfd.Open(done.PID)
-	if err == nil {
-		p.setLive(done.PID, fd)
-	} else if !errors.Is(err, unix.ESRCH) {
+	exits, fd, err := adopt(done.PID)
+	if err != nil {
 		return err
 	}
+	p.setLive(done.PID, fd)
 	go c.watchExec(p, exits)
 	if c.state.Rdt != nil {
 		if err := c.state.Rdt.Join(done.PID); err != nil {
@@ -154,6 +151,17 @@ func (c *Container) enter(ctx context.Context, p *Process, proc *oci2lxc.Process
 		}
 	}
 	return c.awaitConsole(ctx, proc, prog, recv, streams)
+}
+
+// adopt begins to watch a child that a helper has forked. fd is nil when that has ended and been collected: its pid may be another's.
+func adopt(pid int) (exits <-chan reaper.Exit, fd *pidfd.FD, err error) {
+	defer reaper.Hold()()
+	exits = reaper.Watch(pid)
+	if len(exits) > 0 {
+		return exits, nil, nil
+	}
+	fd, err = pidfd.Open(pid)
+	return exits, fd, err
 }
 
 // awaitConsole takes the terminal, when there is one, and waits for the exec.

@@ -129,7 +129,7 @@ func (p *Process) setStdio(streams *stdio.IO) {
 	}
 }
 
-// setLive records the pid of a process that exists, and takes over pidfd.
+// setLive records the pid of a process that was started, and takes over fd; that is nil for one that has ended by now.
 func (p *Process) setLive(pid int, fd *pidfd.FD) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -174,7 +174,7 @@ func (p *Process) signal(sig syscall.Signal) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
-	case p.status == StatusStopped:
+	case p.status == StatusStopped || p.pid != 0 && p.pidfd == nil:
 		return fmt.Errorf("%s: process already finished: %w", p, errdefs.ErrNotFound)
 	case p.pidfd == nil:
 		return fmt.Errorf("%s: process was not started: %w", p, errdefs.ErrFailedPrecondition)

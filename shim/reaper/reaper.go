@@ -159,6 +159,13 @@ func Expect() (done func()) {
 	})
 }
 
+// Hold keeps children from being collected until release is called, which must be soon: until then the pid of a child is its own, unless
+// its watcher has its exit already.
+func Hold() (release func()) {
+	births.RLock()
+	return births.RUnlock
+}
+
 // SetSubreaper makes this process the parent of its descendants' orphans (PR_SET_CHILD_SUBREAPER of prctl(2)).
 func SetSubreaper() error {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
