@@ -22,8 +22,9 @@ import (
 const settle = 30 * time.Millisecond
 
 // removal is for how long the kernel's word on the end of a cgroup of v1 is waited for:
-// it comes from a work queue, after a grace period of RCU.
-const removal = 5 * time.Second
+// it comes from one work queue for all cgroups of the machine, after a grace period of
+// RCU for each.
+const removal = time.Minute
 
 // OOM calls fn when the kernel has killed processes of the container for want of
 // memory (v2), or had none to give (v1), until end is called or the cgroup is gone. It
