@@ -118,7 +118,12 @@ foreign() {
 	done
 	rm -rf "$tree"
 }
-check "the programs for the other architecture run" foreign
+if (($(find dist/out -name '*.deb' | wc -l) > 1)); then
+	check "the programs for the other architecture run" foreign
+else
+	count=$((count + 1))
+	echo "ok $count - the programs for the other architecture run # SKIP there is no package of it"
+fi
 
 check "installed" inside dpkg -i /before.deb
 check "its programs run" programs
