@@ -212,6 +212,23 @@ func TestStop(t *testing.T) {
 	})
 }
 
+// TestStopSignal: a container is stopped by the signal that the kubelet names for it, and else by its image's.
+func TestStopSignal(t *testing.T) {
+	each(t, func(t *testing.T, e *env) {
+		p := e.pod(t)
+		c := p.start(t, "trap 'exit 5' USR1; trap 'exit 6' TERM; echo up; while :; do sleep 1000 & wait $!; done", func(c *cri.ContainerConfig) {
+			c.StopSignal = cri.Signal_SIGNAL_SIGUSR1
+		})
+		c.saw(t, "up")
+		if _, err := e.Runtime.StopContainer(e.ctx, &cri.StopContainerRequest{ContainerId: c.ID, Timeout: 60}); err != nil {
+			t.Fatal(err)
+		}
+		if s := c.wait(t); s.ExitCode != 5 || s.StopSignal != cri.Signal_SIGNAL_SIGUSR1 {
+			t.Errorf("exit status %d after %s", s.ExitCode, s.StopSignal)
+		}
+	})
+}
+
 // TestOOMKilled: a container that takes more than its memory is shown as killed for that.
 func TestOOMKilled(t *testing.T) {
 	everywhere(t, func(t *testing.T, e *env) {

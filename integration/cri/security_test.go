@@ -60,6 +60,15 @@ func TestUser(t *testing.T) {
 				groups := slices.SortedFunc(slices.Values(strings.Fields(status["Groups"])), byNumber)
 				equal(t, "ids", strings.Join(append([]string{uid, gid}, groups...), " "), test.want)
 				equal(t, "ids of an exec", c.exec(t, "id -u; id -g"), uid+"\n"+gid)
+				s, err := c.Status(e.ctx)
+				if err != nil {
+					t.Fatal(err)
+				}
+				told := []string{fmt.Sprint(s.User.GetLinux().GetUid()), fmt.Sprint(s.User.GetLinux().GetGid())}
+				for _, g := range slices.Sorted(slices.Values(s.User.GetLinux().GetSupplementalGroups())) {
+					told = append(told, fmt.Sprint(g))
+				}
+				equal(t, "ids that CRI tells", strings.Join(told, " "), test.want)
 			})
 		}
 	})
