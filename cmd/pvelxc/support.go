@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path"
 	"time"
@@ -31,7 +32,7 @@ func supportCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "support-bundle",
 		Short: "Collect what a report of a problem needs, without secrets",
-		Long: "support-bundle writes an archive with doctor's answers, the configuration, the list of containers and, of each, its LXC config, its\n" +
+		Long: "support-bundle writes an archive with doctor's answers, what gc would do, the configuration, the list of containers and, of each, its LXC config, its\n" +
 			"conf, its specification and its log. Environments, arguments, users' annotations, and values of keys that sound secret are left out.\n" +
 			"Names, images and paths are in it: look before you publish it.",
 		Args: cobra.NoArgs,
@@ -119,7 +120,16 @@ func (b *supportBundle) collect(ctx context.Context) {
 			b.add(command[0]+".txt", []byte(out), err)
 		}
 	}
+	b.addGarbage(ctx, conf)
 	b.collectContainers(ctx, conf)
+}
+
+// addGarbage adds what gc would do.
+func (b *supportBundle) addGarbage(ctx context.Context, conf config.Config) {
+	var text bytes.Buffer
+	r, err := collectGarbage(ctx, conf, false, newProgress(io.Discard, screen{quiet: true}, 1), func(error) {})
+	err = errors.Join(err, r.printJSON(&text))
+	b.add("gc.json", text.Bytes(), err)
 }
 
 func (b *supportBundle) addTOML(name, text string) {

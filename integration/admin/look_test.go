@@ -243,7 +243,7 @@ func TestSupportBundle(t *testing.T) {
 			t.Errorf("%s is in the bundle", secret)
 		}
 	}
-	for _, want := range []string{c.ID(), "lxc.rootfs.path", "runtime-handler"} {
+	for _, want := range []string{c.ID(), "lxc.rootfs.path", "runtime-handler", `"leftovers": `} {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("no %s in the bundle", want)
 		}
