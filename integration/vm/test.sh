@@ -7,7 +7,7 @@
 #	-c    what continuous integration runs: the suites with a line "# ci" at their head, with VM_CI=1
 #
 # The VM gets bin/, the built peers, and the tests of the packages listed in the file packages. Logs go to
-# out/vm/results/. A suite that fails runs once more, in a boot of its own kind; the second result counts, and one that
+# out/vm-results/. A suite that fails runs once more, in a boot of its own kind; the second result counts, and one that
 # passes then is named as unsteady. The last line counts checks (TAP) and tests (go test -v); the status is 0 when
 # nothing failed and every suite reported something.
 #
@@ -25,15 +25,17 @@ if [ "${1:-}" = -c ]; then
 	shift
 fi
 [ -f "$vm/image.stamp" ] || die "there is no VM in $vm" "hint: make vm"
-exec 8>"$vm/test.lock"
-flock -n 8 || die "another test run of this VM is going on"
+mkdir -p "$repo/out"
+exec 8>"$repo/out/vm-test.lock"
+flock -n 8 || die "another test run of this checkout is going on"
 
-share=$vm/share
-rm -rf "$share" "$vm/results"
+# A checkout's own, while the VM may be shared.
+share=$repo/out/vm-share all=$repo/out/vm-results
+rm -rf "$share" "$all"
 booted=
 trap 'rm -rf "$share"' EXIT
 trap '[ -z "$booted" ] || kill "$booted" 2>/dev/null; wait; exit 143' HUP INT TERM
-mkdir -p "$share"/{bin,peers,go,deb} "$vm/results"
+mkdir -p "$share"/{bin,peers,go,deb} "$all"
 cp -r "$here/guest" "$repo/dist" "$share/"
 [ ! -d "$repo/bin" ] || cp -rT "$repo/bin" "$share/bin"
 for peer in "$repo"/out/peers/{containerd,runc,nerdctl}-*/; do
@@ -91,7 +93,7 @@ boot() {
 
 # run RESULTS SUITE...: everything, results in a directory of that name.
 run() {
-	local results=$vm/results/$1 name plain=() systemd=() power=()
+	local results=$all/$1 name plain=() systemd=() power=()
 	shift
 	for name in "$@"; do
 		case $name in
@@ -104,7 +106,7 @@ run() {
 	if ((${#plain[@]})); then boot -- "${plain[@]}" || echo "vm: the VM failed: status $?" >&2; fi
 	if ((${#systemd[@]})); then boot -s -- "${systemd[@]}" || echo "vm: the VM failed: status $?" >&2; fi
 	for name in ${power[@]+"${power[@]}"}; do
-		local disk=$vm/results/power.img
+		local disk=$all/power.img
 		cp --sparse=always "$vm/image/data.img" "$disk"
 		# The first boot is meant to end without a status; what it wrote down before is kept for the second to judge.
 		phase=1 boot -D "$disk" -- "$name" 2>/dev/null || :
@@ -142,7 +144,7 @@ show() {
 run first "${selected[@]}"
 failed=()
 for name in "${selected[@]}"; do
-	log=$vm/results/first/${name/\//-}.log
+	log=$all/first/${name/\//-}.log
 	judge "$log"
 	if ((f > 0)); then
 		failed+=("$name")
@@ -157,7 +159,7 @@ fi
 
 passed=0 bad=0 skipped=0
 for name in "${selected[@]}"; do
-	log=$vm/results/again/${name/\//-}.log
+	log=$all/again/${name/\//-}.log
 	if [ -e "${log%.log}.status" ] && ! grep -q 'SKIP no time is left' "$log"; then
 		judge "$log"
 		if ((f > 0)); then
@@ -166,7 +168,7 @@ for name in "${selected[@]}"; do
 			echo "unsteady: $name failed first and passed when it ran again"
 		fi
 	else
-		log=$vm/results/first/${name/\//-}.log
+		log=$all/first/${name/\//-}.log
 		judge "$log"
 	fi
 	# go test prints the reason on the line before.

@@ -15,4 +15,4 @@ bench-vm: vm build ## measure the snapshotter against containerd's in the VM; wr
 	@$(VM)/bench.sh
 
 clean-vm: ## remove the test VM and its caches
-	rm -rf $(OUT)/vm
+	rm -rf $(OUT)/vm $(OUT)/vm-share $(OUT)/vm-results

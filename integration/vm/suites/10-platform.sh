@@ -3,6 +3,7 @@
 # limit: 600 s
 # ci
 . "$VM_TAP"
+. "${VM_TAP%/*}/containerd.sh"
 
 pool=platform
 base=$pool/base
@@ -169,14 +170,7 @@ isolated() {
 containerd() {
 	/usr/bin/containerd --version | grep -w '1\.7\.[0-9]*'
 	mkdir "$TMPDIR/containerd"
-	cat >"$TMPDIR/containerd/config.toml" <<-C
-		version = 2
-		root = "$TMPDIR/containerd/root"
-		state = "$TMPDIR/containerd/state"
-		disabled_plugins = ["io.containerd.grpc.v1.cri"]
-		[grpc]
-		address = "$TMPDIR/containerd/sock"
-	C
+	plain_containerd "$TMPDIR/containerd/root" "$TMPDIR/containerd" >"$TMPDIR/containerd/config.toml"
 	/usr/bin/containerd -c "$TMPDIR/containerd/config.toml" >"$TMPDIR/containerd/log" 2>&1 &
 	trap 'kill %1; wait' EXIT
 	poll 60 ctr -a "$TMPDIR/containerd/sock" version

@@ -2,6 +2,7 @@
 # The shim on pure cgroup v2, with LXC 6 and AppArmor: the integration tests that a slow machine can afford.
 # limit: 1200 s
 # ci: the tests of what only this ground has: AppArmor, control groups v2, file systems that map ids
+. "${VM_TAP%/*}/containerd.sh"
 status=0
 export PVELXC_TEST_RUNTIMES=pvelxc PVELXC_TEST_PATIENCE=2m
 
@@ -11,8 +12,7 @@ mkdir "$work"
 pool=shim
 finish() {
 	! zpool list "$pool" >/dev/null 2>&1 || zpool destroy -f "$pool"
-	# Monitors and pivots share these, so the shim leaves them.
-	find /sys/fs/cgroup/pvelxc.pivot /sys/fs/cgroup/pvelxc.monitor -depth -type d -exec rmdir {} +
+	remove_shared_cgroups
 	rm -rf --one-file-system "$work"
 } 2>/dev/null
 trap finish EXIT

@@ -2,6 +2,7 @@
 # The shim under Debian 13's own containerd, driven by ctr as an administrator does.
 # limit: 400 s
 . "$VM_TAP"
+. "${VM_TAP%/*}/containerd.sh"
 
 work=/var/tmp/containerd17
 export PATH=$PVELXC_BIN:$PATH PVELXC_CONFIG=$work/config.toml
@@ -9,28 +10,19 @@ ctr() { command ctr -a "$TMPDIR/sock" "$@"; }
 finish() {
 	[ -z "${daemon:-}" ] || { kill "$daemon"; wait "$daemon"; }
 	rm -rf --one-file-system "$work"
-	# Monitors and pivots share these, so the shim leaves them.
-	find /sys/fs/cgroup/pvelxc.pivot /sys/fs/cgroup/pvelxc.monitor /sys/fs/cgroup/default -depth -type d -exec rmdir {} +
+	remove_shared_cgroups default
 	tap_end
 }
 trap 'finish 2>/dev/null' EXIT
 
-mkdir -p "$work"/{registered,rootfs/{bin,dev,etc,proc,sys,tmp}}
-cp /bin/busybox "$work/rootfs/bin/"
-for applet in cat echo head id sh sleep; do ln -s busybox "$work/rootfs/bin/$applet"; done
+mkdir -p "$work/registered"
+busybox_rootfs "$work/rootfs" cat echo head id sh sleep
 cat >"$work/config.toml" <<-C
 	version = 1
 	[pve]
 	root = "$work/registered"
 C
-cat >"$TMPDIR/containerd.toml" <<-C
-	version = 2
-	root = "$work/root"
-	state = "$TMPDIR/state"
-	disabled_plugins = ["io.containerd.grpc.v1.cri"]
-	[grpc]
-	address = "$TMPDIR/sock"
-C
+plain_containerd "$work/root" "$TMPDIR" >"$TMPDIR/containerd.toml"
 /usr/bin/containerd -c "$TMPDIR/containerd.toml" >"$TMPDIR/log" 2>&1 &
 daemon=$!
 

@@ -2,6 +2,7 @@
 # The AppArmor profiles that ship: the kernel takes them, and enforces them in containers of the shim.
 # limit: 600 s
 . "$VM_TAP"
+. "${VM_TAP%/*}/containerd.sh"
 
 work=/var/tmp/apparmor
 export PATH=$PVELXC_BIN:$PATH PVELXC_CONFIG=$work/config.toml
@@ -11,23 +12,15 @@ finish() {
 	[ -z "${daemon:-}" ] || { kill "$daemon"; wait "$daemon"; }
 	for profile in pvelxc-container pvelxc-snapshotter; do parser --remove "$VM_APPARMOR/$profile"; done
 	rm -rf --one-file-system "$work"
-	find /sys/fs/cgroup/pvelxc.pivot /sys/fs/cgroup/pvelxc.monitor /sys/fs/cgroup/default -depth -type d -exec rmdir {} +
+	remove_shared_cgroups default
 	tap_end
 }
 trap 'finish 2>/dev/null' EXIT
 
-mkdir -p "$work"/{registered,rootfs/{bin,dev,etc,proc,sys,tmp,mnt}}
-cp /bin/busybox "$work/rootfs/bin/"
-for applet in cat echo sh sleep mount umount head; do ln -s busybox "$work/rootfs/bin/$applet"; done
+mkdir -p "$work/registered" "$work/rootfs/mnt"
+busybox_rootfs "$work/rootfs" cat echo sh sleep mount umount head
 printf 'version = 1\n[pve]\nroot = "%s"\n' "$work/registered" >"$work/config.toml"
-cat >"$TMPDIR/containerd.toml" <<-C
-	version = 2
-	root = "$work/root"
-	state = "$TMPDIR/state"
-	disabled_plugins = ["io.containerd.grpc.v1.cri"]
-	[grpc]
-	address = "$TMPDIR/sock"
-C
+plain_containerd "$work/root" "$TMPDIR" >"$TMPDIR/containerd.toml"
 /usr/bin/containerd -c "$TMPDIR/containerd.toml" >"$TMPDIR/log" 2>&1 &
 daemon=$!
 poll 60 ctr version >/dev/null

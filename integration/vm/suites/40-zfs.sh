@@ -3,6 +3,7 @@
 # limit: 600 s
 # ci
 . "$VM_TAP"
+. "${VM_TAP%/*}/containerd.sh"
 
 pool=snapshotter
 run=$TMPDIR/run
@@ -20,36 +21,8 @@ containerd=''
 trap finish EXIT
 
 zpool create -f -O mountpoint=none "$pool" "$VM_POOL_DEVICE"
-cat >"$run/snapshotter.toml" <<-EOF
-	version = 1
-	root = "$pool/pvelxc"
-	state = "$run/state"
-	address = "$run/snapshotter.sock"
-	containerd = "$run/containerd.sock"
-	metrics = "127.0.0.1:9478"
-EOF
-cat >"$run/containerd.toml" <<-EOF
-	version = 3
-	root = "$run/root"
-	state = "$run/run"
-	disabled_plugins = ["io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.zfs", "io.containerd.nri.v1.nri"]
-	[grpc]
-	  address = "$run/containerd.sock"
-	[ttrpc]
-	  address = "$run/containerd.sock.ttrpc"
-	[proxy_plugins.pvelxc]
-	  type = "snapshot"
-	  address = "$run/snapshotter.sock"
-	[proxy_plugins.pvelxc-diff]
-	  type = "diff"
-	  address = "$run/snapshotter.sock"
-	[plugins."io.containerd.service.v1.diff-service"]
-	  default = ["pvelxc-diff", "walking"]
-	[[plugins."io.containerd.transfer.v1.local".unpack_config]]
-	  platform = "linux"
-	  snapshotter = "pvelxc"
-	  differ = "pvelxc-diff"
-EOF
+{ snapshotter_settings "$pool" "$run"; echo 'metrics = "127.0.0.1:9478"'; } >"$run/snapshotter.toml"
+snapshotter_containerd "$run" >"$run/containerd.toml"
 # A check is a subshell, so the process is known by a file.
 start() {
 	"$PVELXC_BIN/pvelxc-snapshotter" -config "$run/snapshotter.toml" >>"$run/snapshotter.log" 2>&1 &
@@ -62,7 +35,7 @@ containerd=$!
 ctr() { "$PVELXC_PEERS"/containerd-2.4.2/ctr -a "$run/containerd.sock" "$@"; }
 poll 60 ctr version >/dev/null
 snap() { ctr snapshots --snapshotter pvelxc "$@"; }
-datasets() { zfs list -H -o name -r -d 1 "$pool/pvelxc/s" | grep -cv "/s$"; }
+datasets() { layer_datasets "$pool"; }
 
 layers() {
 	local parent='' i

@@ -2,6 +2,7 @@
 # nerdctl run --runtime io.containerd.pvelxc.v2 --snapshotter pvelxc: both halves of the project together, on a real pool.
 # limit: 1200 s
 . "$VM_TAP"
+. "${VM_TAP%/*}/containerd.sh"
 
 pool=nerdctl
 # Volumes and logs want a file system that is no tmpfs.
@@ -16,8 +17,7 @@ finish() {
 	! mountpoint -q "$work/state/exports" || umount "$work/state/exports"
 	! zpool list "$pool" >/dev/null 2>&1 || zpool destroy -f "$pool"
 	rm -rf --one-file-system "$work" /var/lib/cni
-	# Monitors and pivots share these, so the shim leaves them.
-	find /sys/fs/cgroup/pvelxc.pivot /sys/fs/cgroup/pvelxc.monitor /sys/fs/cgroup/default -depth -type d -exec rmdir {} +
+	remove_shared_cgroups default
 	tap_end
 }
 trap 'finish 2>/dev/null' EXIT
@@ -32,35 +32,8 @@ cat >"$NERDCTL_TOML" <<-EOF
 	cni_path = "/usr/lib/cni"
 	cni_netconfpath = "$work/net.d"
 EOF
-cat >"$work/snapshotter.toml" <<-EOF
-	version = 1
-	root = "$pool/pvelxc"
-	state = "$work/state"
-	address = "$work/snapshotter.sock"
-	containerd = "$work/containerd.sock"
-EOF
-cat >"$work/containerd.toml" <<-EOF
-	version = 3
-	root = "$work/root"
-	state = "$work/run"
-	disabled_plugins = ["io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri", "io.containerd.nri.v1.nri"]
-	[grpc]
-	  address = "$work/containerd.sock"
-	[ttrpc]
-	  address = "$work/containerd.sock.ttrpc"
-	[proxy_plugins.pvelxc]
-	  type = "snapshot"
-	  address = "$work/snapshotter.sock"
-	[proxy_plugins.pvelxc-diff]
-	  type = "diff"
-	  address = "$work/snapshotter.sock"
-	[plugins."io.containerd.service.v1.diff-service"]
-	  default = ["pvelxc-diff", "walking"]
-	[[plugins."io.containerd.transfer.v1.local".unpack_config]]
-	  platform = "linux"
-	  snapshotter = "pvelxc"
-	  differ = "pvelxc-diff"
-EOF
+snapshotter_settings "$pool" "$work" >"$work/snapshotter.toml"
+snapshotter_containerd "$work" >"$work/containerd.toml"
 zpool create -f -O mountpoint=none "$pool" "$VM_POOL_DEVICE"
 pvelxc-snapshotter -config "$work/snapshotter.toml" >"$work/snapshotter.log" 2>&1 &
 snapshotter=$!
@@ -70,7 +43,7 @@ containerd=$!
 answers() { nerdctl version >/dev/null 2>&1; }
 
 run() { nerdctl run --runtime io.containerd.pvelxc.v2 --snapshotter pvelxc --net none "$@"; }
-datasets() { zfs list -H -o name -r -d 1 "$pool/pvelxc/s" | grep -cv "/s$"; }
+datasets() { layer_datasets "$pool"; }
 # on_disk CONTAINER PATH...: the owners of files of a container, as they are on disk.
 on_disk() {
 	local name=$1
@@ -82,10 +55,8 @@ on_disk() {
 
 # An image of two layers, as docker save writes it.
 image() {
-	mkdir -p "$work/image" "$work/one"/{bin,dev,etc,proc,sys,tmp} "$work/two/home"
-	cp /bin/busybox "$work/one/bin/"
-	local applet
-	for applet in cat echo id rm sh sleep stat touch; do ln -s busybox "$work/one/bin/$applet"; done
+	mkdir -p "$work/image" "$work/two/home"
+	busybox_rootfs "$work/one" cat echo id rm sh sleep stat touch
 	echo 'root:x:0:0::/:/bin/sh' >"$work/one/etc/passwd"
 	echo mine >"$work/two/home/file"
 	chown 1000:1000 "$work/two/home/file"

@@ -3,6 +3,7 @@
 # command; and back again.
 # limit: 1200 s
 . "$VM_TAP"
+. "${VM_TAP%/*}/containerd.sh"
 
 deb=$(find "$VM_DEB" -name "pvelxc_*_$(dpkg --print-architecture).deb" 2>/dev/null | head -n 1)
 if [ -z "$deb" ]; then
@@ -25,7 +26,7 @@ finish() {
 	wait "$pmxcfs"
 	rmdir /etc/pve
 	rm -rf --one-file-system /var/lib/containerd/*
-	find /sys/fs/cgroup/pvelxc.pivot /sys/fs/cgroup/pvelxc.monitor /sys/fs/cgroup/default /sys/fs/cgroup/pvelxc-install -depth -type d -exec rmdir {} +
+	remove_shared_cgroups default pvelxc-install
 	systemctl reset-failed
 }
 trap 'finish 2>&1 | sed "s/^/# finish: /"; tap_end' EXIT
@@ -98,6 +99,30 @@ confined() {
 	echo "$denied"
 	[ -z "$denied" ]
 }
+# Killed, it is there again for whoever asks; stopped, it is started by the next request through its socket.
+activated() {
+	systemctl kill -s KILL pvelxc-snapshotter.service
+	poll 60 ctr snapshots --snapshotter pvelxc ls
+	systemctl stop pvelxc-snapshotter.service
+	systemctl is-active pvelxc-snapshotter.socket
+	poll 60 ctr snapshots --snapshotter pvelxc ls
+	systemctl is-active pvelxc-snapshotter.service
+}
+storage() {
+	printf 'zfspool: local-zfs\n\tpool %s/data\n\tcontent rootdir,images\n' "$pool" >/etc/pve/storage.cfg
+	trap 'rm /etc/pve/storage.cfg' EXIT
+	printf 'version = 1\nroot = "%s/data/pvelxc"\n' "$pool" >"$TMPDIR/inside.toml"
+	local out
+	if out=$(pvelxc-snapshotter -config "$TMPDIR/inside.toml" 2>&1); then
+		echo "$out"
+		return 1
+	fi
+	echo "$out"
+	grep "storage local-zfs" <<<"$out"
+	! zfs list "$pool/data"
+	# Its own, beside it, is fine.
+	pvelxc-snapshotter -check
+}
 # A container that stays, to be looked at.
 image() {
 	mkdir -p "$TMPDIR/rootfs/bin"
@@ -169,6 +194,8 @@ check "a step that fails is named, and the machine is as it was" rolls_back
 check "pvelxc install: from nothing to a container on ZFS" install
 check "pvelxc install again changes nothing" again
 check "the snapshotter runs under its AppArmor profile, which denied it nothing" confined
+check "the snapshotter's socket starts it again" activated
+check "a root inside a storage of Proxmox VE is refused" storage
 check "a container: list, inspect, logs, /etc/pve and lxc-info agree" image
 check "doctor finds a healthy node" doctor
 check "doctor sees a lost quorum" no_quorum
