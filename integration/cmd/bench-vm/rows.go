@@ -176,9 +176,12 @@ func (b *bench) times() error {
 			}{
 				{"Prepare", func() error { _, err := s.Prepare(b.ctx, key, tops[s]); return err }},
 				{"Commit", func() error { return s.Commit(b.ctx, "image"+key, key) }},
+				// What goes on behind a request is not the next one's.
+				{"", func() error { return s.cleanup(b) }},
 				{"View", func() error { _, err := s.View(b.ctx, "v"+key, tops[s]); return err }},
 				{"Remove", func() error { return s.Remove(b.ctx, "v"+key) }},
 				{"", func() error { _, err := s.Prepare(b.ctx, "r"+key, tops[s]); return err }},
+				{"", func() error { return s.cleanup(b) }},
 				{"Remove container", func() error { return s.Remove(b.ctx, "r"+key) }},
 			} {
 				start := time.Now()

@@ -123,7 +123,7 @@ func (b *bench) unpack() (err error) {
 	}()
 	ctx := namespaces.WithNamespace(b.ctx, "bench")
 	took := map[string][]float64{}
-	for i := range 4 {
+	for i := range min(max(b.rounds, 2), 4) {
 		layer, err := tree(12_870, i)
 		if err != nil {
 			return err

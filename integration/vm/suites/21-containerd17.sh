@@ -1,6 +1,7 @@
 #!/bin/bash
 # The shim under Debian 13's own containerd, driven by ctr as an administrator does.
 # limit: 400 s
+# ci
 . "$VM_TAP"
 . "${VM_TAP%/*}/containerd.sh"
 

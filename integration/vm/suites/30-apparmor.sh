@@ -1,6 +1,7 @@
 #!/bin/bash
 # The AppArmor profiles that ship: the kernel takes them, and enforces them in containers of the shim.
 # limit: 600 s
+# ci
 . "$VM_TAP"
 . "${VM_TAP%/*}/containerd.sh"
 

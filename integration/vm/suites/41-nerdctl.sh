@@ -1,6 +1,7 @@
 #!/bin/bash
 # nerdctl run --runtime io.containerd.pvelxc.v2 --snapshotter pvelxc: both halves of the project together, on a real pool.
 # limit: 1200 s
+# ci
 . "$VM_TAP"
 . "${VM_TAP%/*}/containerd.sh"
 

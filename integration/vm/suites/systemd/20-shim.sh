@@ -1,6 +1,7 @@
 #!/bin/bash
 # The shim with the systemd cgroup driver. Without a sandbox around it: systemd knows the machine's processes only.
 # limit: 720 s
+# ci
 . "${VM_TAP%/*}/containerd.sh"
 status=0
 export PVELXC_TEST_RUNTIMES=pvelxc PVELXC_TEST_PATIENCE=2m PVELXC_TEST_SANDBOX=off
