@@ -2,7 +2,7 @@
 // own on ZFS (github.com/containerd/zfs), overlayfs on ext4, and overlayfs on ZFS. Each is a process of its own behind a
 // socket, as containerd has them.
 //
-//	bench-vm [-v] [-run REGEXP] [-rounds N] [-containers N] [-patience TIME] [-o FILE]
+//	bench-vm [-v] [-run REGEXP] [-rounds N] [-containers N] [-patience TIME] [-scale N] [-o FILE]
 //
 // Every round measures each of them once, in an order that rotates, so that a slow minute of the machine is a slow
 // minute for all. Times are medians; what travels to another machine are their ratios, ours to the peer's, and the counts.
@@ -29,11 +29,12 @@ func main() {
 	rounds := flag.Int("rounds", 7, "how often each snapshotter is measured, for each row")
 	containers := flag.Int("containers", 2000, "containers of the density row")
 	patience := flag.Duration("patience", 8*time.Minute, "how long containers of the density row are made, at most")
+	scale := flag.Int("scale", 1, "divides the numbers of files, to see the bench itself work")
 	out := flag.String("o", "", "where the JSON goes")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	b := &bench{ctx: ctx, rounds: *rounds, containers: *containers, patience: *patience}
+	b := &bench{ctx: ctx, rounds: *rounds, containers: *containers, patience: *patience, scale: max(1, *scale)}
 	if err := b.run(*verbose, *parts, *out); err != nil {
 		fmt.Fprintln(os.Stderr, "bench-vm:", err)
 		os.Exit(1)

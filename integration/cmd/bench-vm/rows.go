@@ -26,6 +26,7 @@ type bench struct {
 	containers int
 	// patience is how long containers are made.
 	patience time.Duration
+	scale    int
 	rows     []row
 }
 
@@ -254,7 +255,8 @@ func (b *bench) usage() error {
 	if err := b.g.start(b, false, ours, peerZFS, overlayExt4, overlayZFS); err != nil {
 		return err
 	}
-	data, err := tree(10_000, 0)
+	files := 10_000 / b.scale
+	data, err := tree(files, 0)
 	if err != nil {
 		return err
 	}
@@ -274,7 +276,7 @@ func (b *bench) usage() error {
 			took[s.name] = append(took[s.name], time.Since(start).Seconds()*1000)
 		}
 	}
-	b.rows = append(b.rows, newRow("Usage at 10k files", "ms", medians(took)))
+	b.rows = append(b.rows, newRow("Usage at "+strings.Replace(thousands(files), ",000", "k", 1)+" files", "ms", medians(took)))
 	return b.g.stop()
 }
 
