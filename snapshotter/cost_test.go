@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 
@@ -99,6 +101,54 @@ func TestOperationsOfZFS(t *testing.T) {
 		resume()
 	}
 }
+
+// Containers that go one after the other, for half a minute, are destroyed in a few batches, and none waits for longer than
+// ten seconds.
+func TestBatches(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := open(t, nil, "")
+		h.chain("a")
+		const many = 60
+		for i := range many {
+			_, err := h.Prepare(t.Context(), fmt.Sprint("c", i), "a")
+			h.must(err)
+		}
+		var mu sync.Mutex
+		var batches []time.Time
+		h.b.Inject(func(op, _ string) error {
+			mu.Lock()
+			defer mu.Unlock()
+			// The model tells of each name, and the clock stands still meanwhile.
+			if now := time.Now(); op == "destroy" && (len(batches) == 0 || batches[len(batches)-1] != now) {
+				batches = append(batches, now)
+			}
+			return nil
+		})
+		start := time.Now()
+		for i := range many {
+			h.must(h.Remove(t.Context(), fmt.Sprint("c", i)))
+			time.Sleep(500 * time.Millisecond)
+		}
+		time.Sleep(2 * time.Second)
+		mu.Lock()
+		defer mu.Unlock()
+		if n := len(batches); n < 3 || n > 6 {
+			t.Errorf("%d removals in 30 s are %d batches", many, n)
+		}
+		for _, b := range batches {
+			if b.Sub(start) > destroyLatest {
+				t.Errorf("a batch comes %s after the one before", b.Sub(start))
+			}
+			start = b
+		}
+		if l := h.objects(); len(l) != 2 {
+			t.Errorf("left: %v", l)
+		}
+	})
+}
+
+// destroyLatest is how long what was removed may wait, and a little more.
+const destroyLatest = 10*time.Second + 600*time.Millisecond
 
 func TestWarmRemoveTouchesNothing(t *testing.T) {
 	h := open(t, nil, "")

@@ -15,8 +15,10 @@ const (
 	// retryEvery is how often tombstones that were busy are looked at.
 	retryEvery = 15 * time.Second
 	maxBackoff = 5 * time.Minute
-	// destroyEvery is the least time between two batches, so that many removals are few.
-	destroyEvery = time.Second
+	// What is removed is destroyed when nothing was asked of us for destroyAfter, and destroyLatest after the first of it
+	// at the latest: a thousand containers that go one after the other are a few batches, however long that takes.
+	destroyAfter  = time.Second
+	destroyLatest = 10 * time.Second
 )
 
 // wake makes the worker look for something to do.
@@ -31,25 +33,28 @@ func (s *Snapshotter) wake() {
 func (s *Snapshotter) work() {
 	tick := time.NewTicker(retryEvery)
 	defer tick.Stop()
-	later := time.NewTimer(retryEvery)
-	defer later.Stop()
-	for next := time.Now(); ; {
+	batch := time.NewTimer(destroyAfter)
+	defer batch.Stop()
+	// first is the oldest request that no batch has followed.
+	var first time.Time
+	for {
+		destroy := true
 		select {
 		case <-s.ctx.Done():
 			return
-		case <-s.kick:
 		case <-tick.C:
-		case <-later.C:
+		case <-batch.C:
+		case <-s.kick:
+			destroy = false
+			if first.IsZero() {
+				first = time.Now()
+			}
+			batch.Reset(min(destroyAfter, time.Until(first.Add(destroyLatest))))
 		}
-		destroy := !time.Now().Before(next)
-		if !destroy {
-			later.Reset(time.Until(next))
-		}
-		err := s.pass(s.ctx, destroy, false)
 		if destroy {
-			next = time.Now().Add(destroyEvery)
+			first = time.Time{}
 		}
-		if err != nil && s.ctx.Err() == nil {
+		if err := s.pass(s.ctx, destroy, false); err != nil && s.ctx.Err() == nil {
 			log.G(s.ctx).WithError(err).Warn("cleaning up is not complete and will be tried again")
 		}
 	}
