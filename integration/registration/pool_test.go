@@ -2,6 +2,7 @@ package registration
 
 import (
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -52,9 +53,12 @@ func TestPool(t *testing.T) {
 				func(c *harness.Container) { _ = syscall.Kill(c.Shim(t), syscall.SIGKILL) },
 			} {
 				c := n.Start(t, harness.Forever())
-				members(t, api, n.vmid())
+				vmid := n.vmid()
+				members(t, api, vmid)
 				end(c)
 				members(t, api)
+				gone(t, n.path(vmid)) // of a shim that was killed somebody else is still clearing away
+				gone(t, filepath.Join(lxcpath, vmid))
 			}
 		})
 	}
