@@ -52,7 +52,7 @@ demo: ## run an OCI image as an LXC container on this machine and clean up (IMAG
 
 test: deps ## every test: unit, golden, short fuzz, integration against real containerd and LXC
 	@$(MAKE) --no-print-directory go c
-	@$(PEERS) containerd runc containerd-1.7 nerdctl
+	@$(PEERS) containerd runc containerd-1.7 nerdctl snapshotters
 	@$(PEERS) former || echo "make: a former version could not be built: the tests of upgrades will say so" >&2
 	@$(PEERS) criu || echo "make: CRIU could not be built: the tests of checkpoints will say so" >&2
 	@integration/test.sh

@@ -17,15 +17,51 @@ type CRI struct {
 	Handlers     []Handler // the first is the default
 	NetworkDir   string    // holds the CNI configurations
 	PluginDir    string    // holds the CNI plugins
+	Proxies      []Proxy   // snapshotters that are processes of their own
+	Snapshotter  string    // makes pods' root file systems; empty for overlayfs
 }
 
 // Handler is a runtime handler: what a RuntimeClass names.
 type Handler struct {
-	Name, Type string
-	Sandboxer  string // "podsandbox" or "shim"; empty for containerd's default. 1.7 does not have it for a handler.
-	NetworkDir string // holds the CNI configurations of its pods; empty for the node's
-	ConfigPath string // is the file of its runtime options; empty for none
+	Name, Type  string
+	Sandboxer   string // "podsandbox" or "shim"; empty for containerd's default. 1.7 does not have it for a handler.
+	NetworkDir  string // holds the CNI configurations of its pods; empty for the node's
+	Snapshotter string // makes its pods' root file systems; empty for the node's
+	ConfigPath  string // is the file of its runtime options; empty for none
 }
+
+// Proxy is a snapshotter behind a socket.
+type Proxy struct {
+	Name, Address string
+	Exports       string // what a kubelet asks for the capacity of images
+	Differ        bool   // whether it unpacks too
+}
+
+// proxyConfig is that of dist/containerd, for another address.
+const proxyConfig = `
+[proxy_plugins.%[1]s]
+  type = "snapshot"
+  address = %[2]q
+  capabilities = ["remap-ids"]
+  [proxy_plugins.%[1]s.exports]
+    root = %[3]q
+[[plugins."io.containerd.transfer.v1.local".unpack_config]]
+  platform = "linux"
+  snapshotter = "overlayfs"
+  differ = "walking"
+[[plugins."io.containerd.transfer.v1.local".unpack_config]]
+  platform = "linux"
+  snapshotter = "%[1]s"
+  differ = %[4]q
+`
+
+const differConfig = `
+[proxy_plugins.%[1]s-diff]
+  type = "diff"
+  address = %[2]q
+[plugins."io.containerd.service.v1.diff-service"]
+  default = ["%[1]s-diff", "walking"]
+`
 
 // NRISocket is where NRI plugins connect to a daemon with CRI.
 func (d *Daemon) NRISocket() string { return filepath.Join(d.Dir, "nri.sock") }
@@ -59,6 +95,9 @@ func (c *CRI) config(d *Daemon) string {
 	var b strings.Builder
 	none := filepath.Join(d.Dir, "nri")
 	fmt.Fprintf(&b, criConfig, d.NRISocket(), none, none, c.SandboxImage, d.CDIDir(), c.NetworkDir, c.PluginDir, c.Handlers[0].Name)
+	if c.Snapshotter != "" {
+		fmt.Fprintf(&b, "    snapshotter = %q\n", c.Snapshotter)
+	}
 	for _, h := range c.Handlers {
 		options := "" // a table of their own, which must come last
 		fmt.Fprintf(&b, "    [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.%s]\n      runtime_type = %q\n", h.Name, h.Type)
@@ -71,7 +110,18 @@ func (c *CRI) config(d *Daemon) string {
 		if h.NetworkDir != "" {
 			fmt.Fprintf(&b, "      cni_conf_dir = %q\n", h.NetworkDir)
 		}
+		if h.Snapshotter != "" {
+			fmt.Fprintf(&b, "      snapshotter = %q\n", h.Snapshotter)
+		}
 		b.WriteString(options)
+	}
+	for _, p := range c.Proxies {
+		differ := "walking"
+		if p.Differ {
+			differ = p.Name + "-diff"
+			fmt.Fprintf(&b, differConfig, p.Name, p.Address)
+		}
+		fmt.Fprintf(&b, proxyConfig, p.Name, p.Address, p.Exports, differ)
 	}
 	return b.String()
 }
