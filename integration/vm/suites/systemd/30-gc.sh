@@ -2,7 +2,6 @@
 # The timer of reconciliation, as it ships: it runs by itself, removes what has no container, and a run that hangs is ended
 # and shows.
 # limit: 300 s
-# ci
 . "$VM_TAP"
 
 units=/etc/systemd/system
