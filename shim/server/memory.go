@@ -3,8 +3,6 @@ package server
 import (
 	"context"
 	"runtime/debug"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/containerd/ttrpc"
@@ -30,19 +28,9 @@ func newTrimmer() trimmer {
 }
 
 // intercept is a ttrpc.UnaryServerInterceptor.
-func (t trimmer) intercept(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *ttrpc.UnaryServerInfo, method ttrpc.Method) (any, error) {
-	if !isLook(info.FullMethod) {
-		defer t.timer.Reset(quiet)
-	}
+func (t trimmer) intercept(ctx context.Context, unmarshal ttrpc.Unmarshaler, _ *ttrpc.UnaryServerInfo, method ttrpc.Method) (any, error) {
+	defer t.timer.Reset(quiet)
 	return method(ctx, unmarshal)
-}
-
-// looks are requests that change nothing, and that containerd's CRI makes every second from 2.4 on: with them no shim would ever be
-// quiet. What they take is little, and the collector's.
-var looks = []string{"Stats", "State", "SandboxMetrics", "SandboxStatus"}
-
-func isLook(fullMethod string) bool {
-	return slices.Contains(looks, fullMethod[strings.LastIndexByte(fullMethod, '/')+1:])
 }
 
 func trim() {
