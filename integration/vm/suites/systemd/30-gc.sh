@@ -2,6 +2,7 @@
 # The timer of reconciliation, as it ships: it runs by itself, removes what has no container, and a run that hangs is ended
 # and shows.
 # limit: 300 s
+# ci
 . "$VM_TAP"
 
 units=/etc/systemd/system
@@ -35,7 +36,10 @@ ran() {
 	printf '[Timer]\nOnBootSec=1s\nRandomizedDelaySec=0\nAccuracySec=1s\n' >$units/pvelxc-gc.timer.d/soon.conf
 	systemctl daemon-reload
 	systemctl start pvelxc-gc.timer
-	poll 60 test ! -e "$lxc/900001.conf"
+	if ! poll 60 test ! -e "$lxc/900001.conf"; then
+		journalctl -u pvelxc-gc.service --no-pager -n 20
+		return 1
+	fi
 	poll 60 eval '[ "$(systemctl show -P Result -P ActiveState pvelxc-gc.service | sort | xargs)" = "inactive success" ]'
 	[ ! -e /var/lib/lxc/900001 ]
 	[ "$(cat "$lxc/100.conf")" = "hostname: admins" ]
