@@ -70,7 +70,7 @@ while read -r package kind; do
 	[ ! -d "$repo/$package/testdata" ] || cp -r "$repo/$package/testdata" "$target/"
 done <"$here/packages"
 
-CGO_ENABLED=0 go build -C "$repo/integration" -trimpath -o "$share/go/pmxcfs" ./cmd/pmxcfs || die "pmxcfs does not compile"
+CGO_ENABLED=0 go build -C "$repo/integration" -trimpath -o "$share/go/" ./cmd/pmxcfs ./cmd/detached || die "pmxcfs or detached does not compile"
 
 # boot OPTION... -- SUITE...: one boot for these suites. One that fails shows as suites without a status.
 boot() {

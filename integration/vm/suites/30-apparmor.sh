@@ -19,7 +19,7 @@ finish() {
 trap 'finish 2>/dev/null' EXIT
 
 mkdir -p "$work/registered" "$work/rootfs/mnt"
-busybox_rootfs "$work/rootfs" cat echo sh sleep mount umount head
+busybox_rootfs "$work/rootfs" cat echo sh sleep mount umount head mkdir
 printf 'version = 1\n[pve]\nroot = "%s"\n' "$work/registered" >"$work/config.toml"
 plain_containerd "$work/root" "$TMPDIR" >"$TMPDIR/containerd.toml"
 /usr/bin/containerd -c "$TMPDIR/containerd.toml" >"$TMPDIR/log" 2>&1 &
@@ -43,6 +43,14 @@ confined() {
 		"c$serial-$BASHPID" /bin/sh -c "$2" 2>&1
 }
 
+# util-linux mounts by fsopen, fsmount and move_mount, of which AppArmor sees less.
+for program in /usr/bin/mount /usr/bin/umount; do
+	cp "$program" "$work/rootfs/bin/new-${program##*/}"
+	ldd "$program" | grep -o '/[^ ]*' | while read -r library; do cp --parents -L "$library" "$work/rootfs/"; done
+done
+
+cp "$VM_GO/detached" "$work/rootfs/bin/"
+
 # Each line is one attempt and what came of it.
 attempts='
 try() { name=$1; shift; if "$@" 2>/dev/null; then echo "$name yes"; else echo "$name no"; fi; }
@@ -61,12 +69,20 @@ try kcore peek /proc/kcore
 try file put x /tmp/file
 try remount mount -o remount,rw /proc
 try overproc mount -t tmpfs none /proc/sys
+mkdir /tmp/m
+try newproc new-mount -t proc none /tmp/m
+try newsysfs new-mount -t sysfs none /tmp/m
+try newdebugfs new-mount -t debugfs none /tmp/m
+try detachedsysrq detached proc sysrq-trigger h
+try detachedpattern detached proc sys/kernel/core_pattern core
+try detacheddirty detached proc sys/vm/dirty_ratio 20
+try detachedhelper detached sysfs kernel/uevent_helper /bin/false
 '
 unconfined() {
 	local out
 	out=$(confined unconfined "$attempts")
 	echo "$out"
-	for name in tmpfs umount proc sysfs sysrq corepattern kcore file remount overproc; do grep -x "$name yes" <<<"$out"; done
+	for name in tmpfs umount proc sysfs sysrq corepattern kcore file remount overproc newproc newsysfs detachedsysrq detachedpattern detacheddirty; do grep -x "$name yes" <<<"$out"; done
 }
 container() {
 	local out name
@@ -74,14 +90,14 @@ container() {
 	echo "$out"
 	grep -x "pvelxc-container (enforce)" <<<"$out"
 	for name in tmpfs umount file; do grep -x "$name yes" <<<"$out"; done
-	for name in proc sysfs debugfs bindproc overproc remount sysrq corepattern kcore; do grep -x "$name no" <<<"$out"; done
+	for name in proc sysfs debugfs bindproc overproc remount sysrq corepattern kcore newproc newsysfs newdebugfs detachedsysrq detachedpattern detacheddirty detachedhelper; do grep -x "$name no" <<<"$out"; done
 }
 nesting() {
 	local out name
 	out=$(confined pvelxc-container-nesting "$attempts")
 	echo "$out"
 	for name in tmpfs proc sysfs file; do grep -x "$name yes" <<<"$out"; done
-	for name in debugfs sysrq corepattern kcore; do grep -x "$name no" <<<"$out"; done
+	for name in debugfs sysrq corepattern kcore detachedsysrq detachedpattern detacheddirty; do grep -x "$name no" <<<"$out"; done
 }
 an_exec() {
 	ctr run --detach --null-io --privileged --apparmor-profile pvelxc-container --runtime io.containerd.pvelxc.v2 --rootfs "$work/rootfs" ex /bin/sleep 1000
@@ -97,9 +113,43 @@ unloaded() {
 	grep pvelxc-no-such-profile "$TMPDIR/out"
 }
 
+
+# The daemon's profile is attached by its path. A shell under that name does what a daemon must not that a layer has taken over.
+daemon() {
+	local out name
+	cp /bin/busybox /usr/bin/pvelxc-snapshotter
+	trap 'rm /usr/bin/pvelxc-snapshotter' EXIT
+	out=$(exec -a sh /usr/bin/pvelxc-snapshotter -c '
+		put() { if ( echo "$1" >"$2" ) 2>/dev/null; then echo "$2 yes"; else echo "$2 no"; fi; }
+		read -r profile </proc/self/attr/current
+		echo "$profile"
+		put h /proc/sysrq-trigger
+		put core /proc/sys/kernel/core_pattern
+		put /bin/false /proc/sys/kernel/modprobe
+		put x "$TMPDIR/file"
+		for program in /bin/true /bin/sh /usr/bin/mount; do
+			if "$program" -h </dev/null >/dev/null 2>&1; then echo "$program yes"; else echo "$program no $?"; fi
+		done
+		if ( : </dev/mem ) 2>/dev/null; then echo "/dev/mem yes"; else echo "/dev/mem no"; fi')
+	echo "$out"
+	grep -x "pvelxc-snapshotter (enforce)" <<<"$out"
+	for name in /proc/sysrq-trigger /proc/sys/kernel/core_pattern /proc/sys/kernel/modprobe; do grep -x "$name no" <<<"$out"; done
+	# 126 is "it is there and cannot be executed".
+	for name in /bin/true /bin/sh /usr/bin/mount; do grep -x "$name no 126" <<<"$out"; done
+	grep -x "$TMPDIR/file yes" <<<"$out"
+	# Not the files' own modes: without the profile it is all allowed.
+	parser --remove "$VM_APPARMOR/pvelxc-snapshotter"
+	out=$(exec -a sh /usr/bin/pvelxc-snapshotter -c 'read -r p </proc/self/attr/current; echo "$p"; old=$(cat /proc/sys/kernel/core_pattern); echo "$old" >/proc/sys/kernel/core_pattern && /bin/true && echo free')
+	parser --replace "$VM_APPARMOR/pvelxc-snapshotter"
+	echo "$out"
+	grep -x unconfined <<<"$out"
+	grep -x free <<<"$out"
+}
+
 check "the kernel takes the profiles" loaded
 check "without a profile, a privileged container can do what the next one must not" unconfined
 check "pvelxc-container: no mount of /proc or /sys, no write to sysrq-trigger" container
 check "pvelxc-container-nesting: those mounts, and still none of the host's" nesting
 check "an exec is confined as its container is" an_exec
 check "a profile that is not loaded is refused by name" unloaded
+check "pvelxc-snapshotter: it writes files, and executes nothing, and nothing of the kernel is written" daemon

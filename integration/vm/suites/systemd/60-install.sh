@@ -1,7 +1,7 @@
 #!/bin/bash
 # The package on a machine like a node of Proxmox VE: from pvelxc install to a container on ZFS that pct would list, in one
 # command; and back again.
-# limit: 1200 s
+# limit: 1500 s
 . "$VM_TAP"
 . "${VM_TAP%/*}/containerd.sh"
 
@@ -46,26 +46,98 @@ package() {
 	! systemctl is-active pvelxc-snapshotter.socket
 	pvelxc version
 }
-# The step before the last fails, and what was done before is taken back.
-rolls_back() {
-	local main
-	main=$(cat /etc/containerd/config.toml 2>/dev/null)
-	mkdir -p /run/systemd/system/pvelxc-gc.timer.d
-	printf '[Timer]\nOnCalendar=\nOnBootSec=\nOnUnitInactiveSec=\n' >/run/systemd/system/pvelxc-gc.timer.d/break.conf
+# state is all that a run may have changed.
+state() {
+	find /etc/containerd /etc/pvelxc -type f -exec sha256sum {} + 2>/dev/null | sort
+	zfs list -Ho name -r "$pool"
+	for unit in pvelxc-snapshotter.socket pvelxc-snapshotter.service pvelxc-gc.timer; do
+		echo "$unit $(systemctl is-enabled "$unit") $(systemctl is-active "$unit")"
+	done
+	ls /var/lib/pvelxc-snapshotter 2>/dev/null
+	ctr --namespace pvelxc-install containers ls -q
+	ls /etc/pve/lxc
+	findmnt -rno TARGET | grep pvelxc
+	pgrep -x pvelxc-shim
+	true
+}
+# drop_in UNIT LINE...: breaks a unit until it is removed.
+drop_in() {
+	mkdir -p "/run/systemd/system/$1.d"
+	printf '%s\n' "${@:2}" >"/run/systemd/system/$1.d/break.conf"
 	systemctl daemon-reload
-	trap 'rm -r /run/systemd/system/pvelxc-gc.timer.d; systemctl daemon-reload' EXIT
-	local out
-	if out=$(pvelxc install --pool "$pool" 2>&1); then
+}
+# fails STEP ROLLED_BACK [OPTION...]: an installation ends at that step, says so, and leaves everything as it was.
+fails() {
+	local out before
+	before=$(state)
+	if out=$(pvelxc install --pool "$pool" "${@:3}" 2>&1); then
 		echo "$out"
 		return 1
 	fi
 	echo "$out"
-	grep "step timer" <<<"$out"
-	grep "rolled back: timer, snapshotter, containerd, settings, dataset" <<<"$out"
-	[ "$(cat /etc/containerd/config.toml 2>/dev/null)" = "$main" ]
-	[ ! -e /etc/pvelxc/snapshotter.toml ]
-	! zfs list "$pool/pvelxc"
-	! systemctl is-active pvelxc-snapshotter.service
+	grep -E "^pvelxc: install: step $1: " <<<"$out"
+	grep -F "$2" <<<"$out"
+	mend
+	diff <(echo "$before") <(state)
+}
+mend() { :; }
+fails_preflight() {
+	kill -USR1 "$pmxcfs"
+	mend() { kill -USR2 "$pmxcfs"; }
+	fails preflight "nothing was changed"
+}
+fails_dataset() {
+	printf 'zfspool: images\n\tpool %s/pvelxc\n\tcontent rootdir\n' "$pool" >/etc/pve/storage.cfg
+	mend() { rm /etc/pve/storage.cfg; }
+	fails dataset "rolled back: dataset"
+}
+fails_settings() {
+	mkdir /etc/pvelxc
+	printf 'version = 1\n[pve]\nvmid_range = "700000-700099"\n' >/etc/pvelxc/config.toml
+	fails settings "rolled back: dataset" --vmid-range 800000-800099
+	rm -r /etc/pvelxc
+}
+fails_containerd() {
+	local old=
+	[ ! -e /etc/containerd/config.toml ] || old=$(cat /etc/containerd/config.toml)
+	mkdir -p /etc/containerd
+	printf 'version = 2\nproxy_plugins = {other = {type = "snapshot", address = "/run/other.sock"}}\n' >/etc/containerd/config.toml
+	fails containerd "rolled back: settings, dataset"
+	if [ -n "$old" ]; then echo "$old" >/etc/containerd/config.toml; else rm /etc/containerd/config.toml; fi
+}
+# containerd takes what was tried, and not what it finds at its place.
+fails_config_dump() {
+	printf '#!/bin/sh\nif grep -q pvelxc /etc/containerd/config.toml 2>/dev/null; then case "$*" in *"--config /etc/containerd/config.toml "*) echo "broken by the test" >&2; exit 1;; esac; fi\nexec /usr/bin/containerd "$@"\n' >/usr/local/bin/containerd
+	chmod +x /usr/local/bin/containerd
+	mend() { rm /usr/local/bin/containerd; }
+	fails config-dump "rolled back: containerd, settings, dataset"
+}
+fails_snapshotter() {
+	drop_in pvelxc-snapshotter.service '[Service]' 'ExecStartPre=/bin/false'
+	mend() { rm -r /run/systemd/system/pvelxc-snapshotter.service.d; systemctl daemon-reload; systemctl reset-failed; }
+	fails snapshotter "rolled back: snapshotter, containerd, settings, dataset"
+}
+fails_timer() {
+	drop_in pvelxc-gc.timer '[Timer]' OnCalendar= OnBootSec= OnUnitInactiveSec=
+	mend() { rm -r /run/systemd/system/pvelxc-gc.timer.d; systemctl daemon-reload; }
+	fails timer "rolled back: timer, snapshotter, containerd, settings, dataset"
+}
+# A daemon that does not start again cannot be started by the rollback either, which is said; all else is taken back.
+fails_restart() {
+	drop_in containerd.service '[Service]' 'ExecStartPre=/bin/false' 'Restart=no'
+	mend() {
+		rm -r /run/systemd/system/containerd.service.d
+		systemctl daemon-reload
+		systemctl reset-failed
+		systemctl start containerd
+		poll 120 ctr version >/dev/null
+	}
+	fails restart "NOT rolled back: containerd: "
+}
+fails_hello() {
+	mv /usr/bin/pvelxc-monitor /usr/bin/pvelxc-monitor.away
+	mend() { mv /usr/bin/pvelxc-monitor.away /usr/bin/pvelxc-monitor; }
+	fails hello "rolled back: hello, timer, snapshotter, containerd, settings, dataset"
 }
 dry_run() {
 	local out
@@ -122,6 +194,84 @@ storage() {
 	! zfs list "$pool/data"
 	# Its own, beside it, is fine.
 	pvelxc-snapshotter -check
+}
+# The unit gives up what it can, and stays in the host's mount namespace, where the kubelet must see what it mounts.
+hardened() {
+	local pid
+	pid=$(systemctl show -P MainPID pvelxc-snapshotter.service)
+	[ "$(readlink "/proc/$pid/ns/mnt")" = "$(readlink /proc/1/ns/mnt)" ]
+	grep -x 'Seccomp:	2' "/proc/$pid/status"
+	grep -x 'NoNewPrivs:	1' "/proc/$pid/status"
+	local unit score
+	for unit in pvelxc-snapshotter pvelxc-gc; do
+		score=$(systemd-analyze security --no-pager "$unit.service" | sed -n 's/.*Overall exposure level.*: \([0-9]*\)\.\([0-9]\).*/\1\2/p')
+		echo "$unit: exposure $score of 100"
+		[ "$score" -le 70 ]
+	done
+}
+# A terminal shows a bar, and is left without it.
+terminal() {
+	local out
+	out=$(TERM=xterm script -qec "pvelxc install --pool $pool --dry-run" /dev/null)
+	grep -F '░' <<<"$out"
+	! grep -F $'\e[3' <<<"$out" # NO_COLOR is set
+	grep -F '[1/9] preflight' <<<"$out"
+	out=$(env -u NO_COLOR TERM=xterm script -qec "pvelxc install --pool $pool --dry-run" /dev/null)
+	grep -F $'\e[32m' <<<"$out"
+	out=$(TERM=xterm script -qec "pvelxc install --pool $pool --dry-run --quiet" /dev/null)
+	[ -z "$out" ]
+}
+# Datasets of ours that nobody knows go; those of anybody else, and those in use, stay.
+garbage() {
+	local out used before
+	before=$(zfs list -Ho name -r "$pool" | sort)
+	zfs create "$pool/pvelxc/s/abcdefghijklm"
+	zfs create "$pool/pvelxc/s/mine"
+	zfs create "$pool/other"
+	used=/sys/fs/cgroup/pvelxc.monitor/default--gone
+	mkdir -p "$used" /run/pvelxc/lxc/default/never
+	touch -d '1 hour ago' "$used" /run/pvelxc/lxc/default/never
+	out=$(pvelxc gc)
+	echo "$out"
+	grep -E "^dataset +$pool/pvelxc/s/abcdefghijklm +removed +no row of the database" <<<"$out"
+	grep -E "^cgroup +pvelxc.monitor/default--gone +removed" <<<"$out"
+	grep -E "^directory +/run/pvelxc/lxc/default/never +removed" <<<"$out"
+	[ "$(grep -cE ' (removed|kept) ' <<<"$out")" = 3 ]
+	tail -n 1 <<<"$out" | grep -F "nothing was changed (hint: pvelxc gc --apply)"
+	zfs list "$pool/pvelxc/s/abcdefghijklm"
+	# As the timer does it, under the restrictions of its unit.
+	systemctl start pvelxc-gc.service
+	journalctl -u pvelxc-gc.service --no-pager -o cat | grep -E "^dataset +$pool/pvelxc/s/abcdefghijklm +removed"
+	! zfs list "$pool/pvelxc/s/abcdefghijklm"
+	[ ! -e "$used" ]
+	[ ! -e /run/pvelxc/lxc/default/never ]
+	zfs destroy "$pool/pvelxc/s/mine"
+	zfs destroy "$pool/other"
+	[ "$(zfs list -Ho name -r "$pool" | sort)" = "$before" ]
+	# One that is in use stays, and is told of, with who uses it.
+	local snap=gc-held held
+	ctr snapshot --snapshotter pvelxc prepare $snap
+	held=$(ctr snapshot --snapshotter pvelxc mounts "$TMPDIR/x" $snap | awk '{print $4}')
+	mkdir "$TMPDIR/held"
+	mount -t zfs "$held" "$TMPDIR/held"
+	ctr snapshot --snapshotter pvelxc rm $snap
+	poll 60 eval 'out=$(pvelxc gc --apply); grep -E "^dataset +$held +kept +.*cannot be destroyed.*mounted by pid" <<<"$out"'
+	umount "$TMPDIR/held"
+	pvelxc gc --apply
+	! zfs list "$held"
+}
+# Without the daemon, datasets are not looked at, which is said; all else is.
+no_daemon() {
+	local out
+	systemctl stop pvelxc-snapshotter.socket pvelxc-snapshotter.service
+	trap 'systemctl start pvelxc-snapshotter.socket pvelxc-snapshotter.service' EXIT
+	mkdir -p /run/pvelxc/lxc/default/never
+	touch -d '1 hour ago' /run/pvelxc/lxc/default/never
+	! out=$(pvelxc gc --apply 2>&1)
+	echo "$out"
+	grep -F "datasets: the snapshotter does not answer" <<<"$out"
+	grep -F "hint: systemctl start pvelxc-snapshotter.socket" <<<"$out"
+	[ ! -e /run/pvelxc/lxc/default/never ]
 }
 # A container that stays, to be looked at.
 image() {
@@ -190,12 +340,18 @@ purge() {
 
 check "the package is installed, and does nothing by itself" package
 check "a dry run shows what would change, and changes nothing" dry_run
-check "a step that fails is named, and the machine is as it was" rolls_back
+for step in preflight dataset settings containerd config-dump snapshotter timer restart hello; do
+	check "install fails at $step: it is named, and the machine is as it was" "fails_${step//-/_}"
+done
 check "pvelxc install: from nothing to a container on ZFS" install
 check "pvelxc install again changes nothing" again
 check "the snapshotter runs under its AppArmor profile, which denied it nothing" confined
 check "the snapshotter's socket starts it again" activated
 check "a root inside a storage of Proxmox VE is refused" storage
+check "the units give up what they can" hardened
+check "a terminal shows a bar" terminal
+check "gc: what nothing uses goes, what is somebody's or in use stays" garbage
+check "gc without the snapshotter does the rest, and says so" no_daemon
 check "a container: list, inspect, logs, /etc/pve and lxc-info agree" image
 check "doctor finds a healthy node" doctor
 check "doctor sees a lost quorum" no_quorum
