@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/aymanbagabas/go-udiff"
@@ -173,16 +175,22 @@ func (s *Setup) stop(units ...string) func(context.Context) error {
 	}
 }
 
-// stopUnits also unmounts what the daemon left mounted for the kubelet to see.
+// stopUnits also takes away what the daemon left mounted for the kubelet to see.
 func (s *Setup) stopUnits(ctx context.Context) error {
 	if err := s.stop(socketUnit, serviceUnit)(ctx); err != nil {
 		return err
 	}
-	if _, err := s.Run(ctx, "mountpoint", "-q", s.At(exportsRoot)); err != nil {
-		return nil //nolint:nilerr // nothing is mounted
+	dir := s.At(exportsRoot)
+	if _, err := s.Run(ctx, "mountpoint", "-q", dir); err == nil {
+		if _, err := s.Run(ctx, "umount", dir); err != nil {
+			return err
+		}
 	}
-	_, err := s.Run(ctx, "umount", s.At(exportsRoot))
-	return err
+	// The daemon makes it again; what somebody put there stays.
+	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTEMPTY) {
+		return err
+	}
+	return nil
 }
 
 func (s *Setup) planTimer(ctx context.Context) (string, error) {

@@ -174,11 +174,15 @@ confined() {
 # Killed, it is there again for whoever asks; stopped, it is started by the next request through its socket.
 activated() {
 	systemctl kill -s KILL pvelxc-snapshotter.service
-	poll 60 ctr snapshots --snapshotter pvelxc ls
+	poll 60 serves
 	systemctl stop pvelxc-snapshotter.service
 	systemctl is-active pvelxc-snapshotter.socket
-	poll 60 ctr snapshots --snapshotter pvelxc ls
+	poll 60 serves
 	systemctl is-active pvelxc-snapshotter.service
+}
+# containerd answers for a list that is empty; a snapshot is made by the daemon.
+serves() {
+	ctr snapshots --snapshotter pvelxc prepare asked >/dev/null && ctr snapshots --snapshotter pvelxc rm asked
 }
 storage() {
 	printf 'zfspool: local-zfs\n\tpool %s/data\n\tcontent rootdir,images\n' "$pool" >/etc/pve/storage.cfg
@@ -233,7 +237,7 @@ garbage() {
 	touch -d '1 hour ago' "$used" /run/pvelxc/lxc/default/never
 	out=$(pvelxc gc)
 	echo "$out"
-	grep -E "^dataset +$pool/pvelxc/s/abcdefghijklm +removed +no row of the database" <<<"$out"
+	grep -E "^dataset +$pool/pvelxc/s/abcdefghijklm +removed +(no row of the database|removed, and to be destroyed)" <<<"$out"
 	grep -E "^cgroup +pvelxc.monitor/default--gone +removed" <<<"$out"
 	grep -E "^directory +/run/pvelxc/lxc/default/never +removed" <<<"$out"
 	[ "$(grep -cE ' (removed|kept) ' <<<"$out")" = 3 ]

@@ -47,7 +47,7 @@ typed() {
 	grep -qF -- "$command" "$docs/$page" || { echo "$page does not say: $command"; return 1; }
 	shift 2
 	while (($#)); do command=${command//"$1"/$2}; shift 2; done
-	echo "\$ $command"
+	echo "\$ $command" >&2
 	bash -o pipefail -c "$command"
 }
 
@@ -106,7 +106,7 @@ quickstart() {
 nerdctl_page() {
 	mkdir -p /etc/nerdctl
 	typed nerdctl.md 'snapshotter = "pvelxc"     # on a node with ZFS' 'snapshotter = "pvelxc"     # on a node with ZFS' "echo 'snapshotter = \"pvelxc\"' >/etc/nerdctl/nerdctl.toml"
-	typed nerdctl.md "nerdctl run --runtime io.containerd.pvelxc.v2 …" "run" "run --rm --net none --pull never" "…" "alpine uname" | grep Linux
+	typed nerdctl.md "nerdctl run --runtime io.containerd.pvelxc.v2 …" "nerdctl run" "nerdctl run --rm --net none --pull never" "…" "alpine uname" | grep Linux
 	local out
 	! out=$(nerdctl run --rm --net none --pull never --runtime pvelxc alpine uname 2>&1)
 	echo "$out"
@@ -139,7 +139,9 @@ lost() {
 	ctr containers rm lost
 	# As the hint has it.
 	bash -c "$(pvelxc gc --json | jq -r '.leftovers[] | select(.kept) | .reason' | sed -n 's/.*(hint: \(zfs destroy -r [^,]*\),.*/\1/p')"
-	pvelxc gc | grep -F ', 0 leftovers'
+	out=$(pvelxc gc)
+	echo "$out"
+	grep -F ', 0 leftovers' <<<"$out"
 	# The image is whole.
 	ctr run --rm --snapshotter pvelxc --runtime io.containerd.pvelxc.v2 docker.io/library/alpine:latest again uname | grep Linux
 }
