@@ -138,7 +138,8 @@ lost() {
 	ctr tasks rm -f lost
 	ctr containers rm lost
 	# As the hint has it.
-	bash -c "$(pvelxc gc --json | jq -r '.leftovers[] | select(.kept) | .reason' | sed -n 's/.*(hint: \(zfs destroy -r [^,]*\),.*/\1/p')"
+	out=$(pvelxc gc | grep -oE 'zfs destroy -r rpool/pvelxc/s/[a-z2-7]{13}')
+	bash -ec "$out"
 	out=$(pvelxc gc)
 	echo "$out"
 	grep -F ', 0 leftovers' <<<"$out"
