@@ -55,7 +55,7 @@ func start(t *testing.T) *env {
 	harness.NeedsRoot(t)
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	t.Cleanup(cancel)
-	e := &env{ground: proxied{}, ctx: ctx, dir: filepath.Join(harness.Work, "node")}
+	e := &env{ground: prepare(t), ctx: ctx, dir: filepath.Join(harness.Work, "node")}
 	e.serve(t)
 	t.Cleanup(func() {
 		e.stop(syscall.SIGTERM)
