@@ -15,6 +15,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+
 	"github.com/pvelxc/pvelxc/integration/daemon"
 	"github.com/pvelxc/pvelxc/integration/harness"
 	"github.com/pvelxc/pvelxc/integration/node"
@@ -121,6 +124,9 @@ func (e *env) guard(t *testing.T) {
 	before, snapshots := e.census(), e.snapshots(t, e)
 	t.Cleanup(func() {
 		harness.Eventually(t, "a node as it was", func() error {
+			if err := e.collect(); err != nil {
+				return err
+			}
 			extra := e.census().Extra(before)
 			for _, d := range e.snapshots(t, e) {
 				if !slices.Contains(snapshots, d) {
@@ -133,6 +139,17 @@ func (e *env) guard(t *testing.T) {
 			return nil
 		})
 	})
+}
+
+// collect has containerd collect its garbage: until then a snapshot that CRI has removed is the snapshotter's still.
+func (e *env) collect() error {
+	ctx := namespaces.WithNamespace(e.ctx, node.Namespace)
+	service := e.Client.LeasesService()
+	lease, err := service.Create(ctx, leases.WithRandomID())
+	if err != nil {
+		return err
+	}
+	return service.Delete(ctx, lease, leases.SynchronousDelete)
 }
 
 // census is what there is, but for the snapshotter's process, of which there may be another one, and the sockets' files
