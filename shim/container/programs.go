@@ -35,7 +35,18 @@ func (e Executable) run() string { return fmt.Sprintf("/proc/self/fd/%d", e.file
 // StartSandbox starts pvelxc-init to make the namespaces of a pod (program.Sandbox), with its end of the
 // connection.
 func (p *Programs) StartSandbox(peer *os.File) (pid int, exits <-chan reaper.Exit, err error) {
-	return p.startInit(&syscall.SysProcAttr{Setsid: true}, "sandbox", stdio.Child{}, peer)
+	return p.startSandbox(&syscall.SysProcAttr{Setsid: true}, peer)
+}
+
+// startSandbox gives pvelxc-init the null device for its streams: a number from 0 to 2 that is free would be that of the
+// next file it opens, and stay open where it holds namespaces.
+func (p *Programs) startSandbox(attr *syscall.SysProcAttr, peer *os.File) (int, <-chan reaper.Exit, error) {
+	streams, err := stdio.NullChild()
+	if err != nil {
+		return 0, nil, fmt.Errorf("start %s: %w", p.Init.Path, err)
+	}
+	defer streams.Close()
+	return p.startInit(attr, "sandbox", streams, peer)
 }
 
 // NewUserNS makes a user namespace with a map, in which groups may be set. It lives as long
@@ -46,9 +57,9 @@ func (p *Programs) NewUserNS(ids *oci2lxc.IDMap) (*os.File, error) {
 		return nil, fmt.Errorf("make user namespace: %w", err)
 	}
 	defer conn.Close() // it waits to be spoken to until then
-	pid, _, err := p.startInit(&syscall.SysProcAttr{
+	pid, _, err := p.startSandbox(&syscall.SysProcAttr{
 		Setsid: true, Cloneflags: syscall.CLONE_NEWUSER, UidMappings: sysMap(ids.UIDs), GidMappings: sysMap(ids.GIDs), GidMappingsEnableSetgroups: true,
-	}, "sandbox", stdio.Child{}, peer)
+	}, peer)
 	_ = peer.Close()
 	if err != nil {
 		return nil, fmt.Errorf("make user namespace: %w", err)
