@@ -10,7 +10,17 @@ import (
 
 	"github.com/pvelxc/pvelxc/internal/config"
 	"github.com/pvelxc/pvelxc/pve"
+	"github.com/pvelxc/pvelxc/pve/api"
 )
+
+// nodeClient is of the API that the node's configuration names.
+func nodeClient() (*api.Client, error) {
+	conf, err := config.Load()
+	if err != nil {
+		return nil, err
+	}
+	return apiClient(conf.PVE.API)
+}
 
 // poolCommand changes pool membership over PVE's API. The shim runs it for its
 // containers, so that it need not hold a TLS client itself; the API and its token are
@@ -26,11 +36,7 @@ func poolCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			conf, err := config.Load()
-			if err != nil {
-				return err
-			}
-			client, err := apiClient(conf.PVE.API)
+			client, err := nodeClient()
 			if err != nil {
 				return err
 			}
@@ -62,11 +68,7 @@ func stoppedCommand() *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("time %q: %w: %w", args[2], err, errdefs.ErrInvalidArgument)
 			}
-			conf, err := config.Load()
-			if err != nil {
-				return err
-			}
-			client, err := apiClient(conf.PVE.API)
+			client, err := nodeClient()
 			if err != nil {
 				return err
 			}
@@ -95,11 +97,7 @@ func guestCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			conf, err := config.Load()
-			if err != nil {
-				return err
-			}
-			client, err := apiClient(conf.PVE.API)
+			client, err := nodeClient()
 			if err != nil {
 				return err
 			}
