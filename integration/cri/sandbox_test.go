@@ -93,6 +93,16 @@ func TestSharedPIDSandbox(t *testing.T) {
 			if pid == 0 || ns(t, pid, "pid") != ns(t, c.pid(t), "pid") {
 				t.Fatalf("process %d is not PID 1 of the pod", pid)
 			}
+			// Streams of the null device, and the connection to the shim: nothing of the host's to reach through it.
+			for fd := range 3 {
+				var st syscall.Stat_t
+				if err := syscall.Stat(fmt.Sprintf("/proc/%d/fd/%d", pid, fd), &st); err != nil || st.Mode&syscall.S_IFMT != syscall.S_IFCHR || st.Rdev != 1<<8|3 {
+					t.Errorf("descriptor %d of PID 1 is no null device: mode %o, device %x, %v", fd, st.Mode, st.Rdev, err)
+				}
+			}
+			if fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid)); err != nil || len(fds) != 4 {
+				t.Errorf("PID 1 has the descriptors %v, %v", fds, err)
+			}
 			equal(t, "what PID 1 sees", c.exec(t, "ls -A /proc/1/root/ 2>/dev/null | wc -l"), "0")
 			c.exec(t, "kill -9 1; kill -TERM 1; kill -0 1")
 			c.exec(t, "for i in 1 2 3; do sh -c 'sleep 0.01 & exit 0'; done")
